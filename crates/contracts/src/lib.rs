@@ -1,0 +1,1 @@
+//! The wire types of every event, the topics, and the choreography map.

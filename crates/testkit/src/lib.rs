@@ -1,0 +1,1 @@
+//! What tests share: throw-away databases, an embedded broker, waiting on conditions.
