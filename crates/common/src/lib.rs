@@ -1,1 +1,5 @@
-//! The runtime of an event-sourced service on Kafka and Postgres: event store, relay, consumer, parking, codec, HTTP.
+//! The runtime of an event-sourced service on Kafka and Postgres.
+//!
+//! Mechanism only: no business noun lives here.
+
+pub mod migrate;

@@ -1,0 +1,1 @@
+//! A private Postgres cluster and a Kafka-protocol broker inside this process tree.
