@@ -2,4 +2,6 @@
 //!
 //! Mechanism only: no business noun lives here.
 
+pub mod codec;
+pub mod event;
 pub mod migrate;

@@ -69,7 +69,9 @@ pub async fn apply(client: &mut Client, set: &str, migrations: &[Migration]) -> 
     for migration in migrations {
         let hash = Sha256::digest(migration.sql.as_bytes()).to_vec();
         let tx = client.transaction().await.map_err(failed(migration.name))?;
-        tx.execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK]).await.map_err(failed(migration.name))?;
+        tx.execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK])
+            .await
+            .map_err(failed(migration.name))?;
         tx.batch_execute(
             "CREATE TABLE IF NOT EXISTS migrations (
                  set text NOT NULL, version int NOT NULL, name text NOT NULL, sha256 bytea NOT NULL,
@@ -84,15 +86,25 @@ pub async fn apply(client: &mut Client, set: &str, migrations: &[Migration]) -> 
             .get(0);
         let known = migrations.last().map_or(0, |last| last.version);
         if let Some(found) = newest.filter(|found| *found > known) {
-            return Err(Error::Newer { set: set.to_owned(), found, known });
+            return Err(Error::Newer {
+                set: set.to_owned(),
+                found,
+                known,
+            });
         }
         let stored = tx
-            .query_opt("SELECT sha256 FROM migrations WHERE set = $1 AND version = $2", &[&set, &migration.version])
+            .query_opt(
+                "SELECT sha256 FROM migrations WHERE set = $1 AND version = $2",
+                &[&set, &migration.version],
+            )
             .await
             .map_err(failed(migration.name))?;
         if let Some(row) = stored {
             if row.get::<_, Vec<u8>>(0) != hash {
-                return Err(Error::Edited { set: set.to_owned(), name: migration.name.to_owned() });
+                return Err(Error::Edited {
+                    set: set.to_owned(),
+                    name: migration.name.to_owned(),
+                });
             }
             continue;
         }
