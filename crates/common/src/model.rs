@@ -1,0 +1,125 @@
+//! What a service is: three pure functions, its rows beside the streams, and what it wants to hear.
+//!
+//! ```text
+//!  HTTP ──────────────┐                                       ┌─► relay ─► Kafka
+//!  Kafka ─► react ────┼─► commands ─► decide ─► events ─► one transaction
+//!  deadlines ─────────┘                 ▲         │
+//!                                       └─ evolve ┘
+//! ```
+//!
+//! The [`Committer`](crate::committer) drives a model; a model never opens a transaction, never commits, and never talks
+//! to the network from [`decide`](Model::decide).
+
+use std::error::Error;
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use deadpool_postgres::Transaction;
+use jiff::Timestamp;
+
+use crate::codec::{DatumError, WriterSchema};
+use crate::event::{Envelope, EventSet, Recorded, StreamId};
+
+/// One service: its events, commands, state, and how they follow from each other.
+#[async_trait]
+pub trait Model: Send + Sync + 'static {
+    /// The service's name: consumer group, `ce_source`, metrics label.
+    const NAME: &'static str;
+    /// The topics it listens to, without a namespace.
+    const LISTENS_TO: &'static [&'static str];
+    /// Whether a deadline must wait until everything that arrived before it has been read (see [`crate::timers`]).
+    /// `false` for deadlines that are only the service's own next try.
+    const DEADLINES_WAIT_FOR_INPUT: bool;
+
+    /// What it says.
+    type Event: EventSet;
+    /// What it hears: the foreign events it reacts to.
+    type Input: Send + Sync + 'static;
+    /// What can be asked of one stream.
+    type Command: Clone + Debug + Send + Sync + 'static;
+    /// A stream's folded state. `Default` is the state before the first event.
+    type State: Clone + Debug + Default + Send + Sync + 'static;
+    /// Rows beside the streams that decisions depend on, locked for the batch (`()` for none).
+    type Rows: Send;
+    /// Why a command is refused. For a command that came from an event this is a failure of that record.
+    type Rejection: Error + Clone + Send + Sync + 'static;
+
+    /// Reads a foreign event of type `writer.name` from `topic`; `None` for one this service does not react to.
+    ///
+    /// # Errors
+    /// The bytes are not a datum of the writer's schema.
+    fn read(&self, topic: &str, writer: &WriterSchema, datum: &[u8]) -> Option<Result<Self::Input, DatumError>>;
+
+    /// The commands that follow from a foreign event. Pure.
+    ///
+    /// # Errors
+    /// The event decodes but cannot be meant, such as an id that is not one: poison.
+    fn react(&self, input: &Self::Input, envelope: &Envelope) -> Result<Vec<(StreamId, Self::Command)>, String>;
+
+    /// The events that follow from `command`. Pure but for `rows`, which it may change only together with the events it
+    /// returns: a rejection leaves `rows` as they were.
+    ///
+    /// # Errors
+    /// A caller's mistake. A refusal that others wait on is an event.
+    fn decide(
+        &self,
+        stream: &StreamId,
+        state: &Self::State,
+        rows: &mut Self::Rows,
+        command: &Self::Command,
+        now: Timestamp,
+    ) -> Result<Vec<Self::Event>, Self::Rejection>;
+
+    /// Folds one event into `state`. Holds no rule: what was decided has happened.
+    fn evolve(&self, state: &mut Self::State, event: &Self::Event, envelope: &Envelope);
+
+    /// When this stream needs attention if nothing else happens, or `None` when it has ended.
+    fn deadline(&self, _state: &Self::State) -> Option<Timestamp> {
+        None
+    }
+
+    /// What to do when a stream's deadline has passed. May talk to the network, bounded by itself: it runs outside any
+    /// transaction. The command it returns is decided against the state as of then. `None`: nothing after all.
+    async fn on_deadline(&self, _stream: &StreamId, _state: &Self::State, _due: Timestamp) -> Option<Self::Command> {
+        None
+    }
+
+    /// Locks and loads the rows that these commands need, in one sorted statement.
+    ///
+    /// # Errors
+    /// The database's.
+    async fn lock_rows(
+        &self,
+        tx: &Transaction<'_>,
+        commands: &[(&StreamId, &Self::Command, &Self::State)],
+    ) -> Result<Self::Rows, tokio_postgres::Error>;
+
+    /// Writes `rows` back and brings read models up to date, in a bounded number of multi-row statements.
+    ///
+    /// # Errors
+    /// The database's.
+    async fn project(
+        &self,
+        tx: &Transaction<'_>,
+        changes: &[Change<'_, Self>],
+        rows: Self::Rows,
+    ) -> Result<(), tokio_postgres::Error>;
+
+    /// Called after the commit, in the same order: wake waiters, count outcomes. Must not block.
+    fn committed(&self, _changes: &[Change<'_, Self>]) {}
+}
+
+/// What one batch did to one stream.
+#[derive(Debug)]
+pub struct Change<'a, M: Model + ?Sized> {
+    /// The stream.
+    pub stream_id: &'a StreamId,
+    /// Before the batch's first event.
+    pub before: &'a M::State,
+    /// After its last.
+    pub after: &'a M::State,
+    /// The version after its last event.
+    pub version: i64,
+    /// What was appended, in order.
+    pub events: &'a [(M::Event, Recorded)],
+}
