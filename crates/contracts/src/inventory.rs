@@ -1,7 +1,7 @@
 //! The wire types of inventory: the stock of an order, and the level of each SKU.
 //!
-//! Twins of `schemas/inventory/`, field for field and in the same order. They are what travels, not what inventory thinks in: its
-//! domain has types of its own.
+//! Twins of `schemas/inventory/`, field for field and in the same order. They are what travels, not what inventory thinks in:
+//! its domain has types of its own.
 
 use common::event::StreamId;
 use serde::{Deserialize, Serialize};

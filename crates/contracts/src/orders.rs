@@ -1,7 +1,7 @@
 //! The wire types of orders: what becomes of an order, decided by orders alone.
 //!
-//! Twins of `schemas/orders/`, field for field and in the same order. They are what travels, not what orders thinks in: its
-//! domain has types of its own.
+//! Twins of `schemas/orders/`, field for field and in the same order. They are what travels, not what orders thinks in:
+//! its domain has types of its own.
 
 use common::event::StreamId;
 use serde::{Deserialize, Serialize};

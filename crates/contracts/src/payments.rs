@@ -1,7 +1,7 @@
 //! The wire types of payments: the money of an order.
 //!
-//! Twins of `schemas/payments/`, field for field and in the same order. They are what travels, not what payments thinks in: its
-//! domain has types of its own.
+//! Twins of `schemas/payments/`, field for field and in the same order. They are what travels, not what payments thinks in:
+//! its domain has types of its own.
 
 use common::event::StreamId;
 use serde::{Deserialize, Serialize};
