@@ -2,7 +2,12 @@
 //!
 //! Mechanism only: no business noun lives here.
 
+pub mod claims;
 pub mod codec;
 pub mod event;
+pub mod inbox;
 pub mod migrate;
 pub mod model;
+pub mod parking;
+pub mod record;
+pub mod store;

@@ -1,0 +1,182 @@
+//! The event store: all SQL of the tables `events` and `schemas`.
+//!
+//! Each function is one statement over any number of rows. Nothing here begins or commits a transaction.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use deadpool_postgres::{GenericClient, Transaction};
+use jiff::Timestamp;
+use tokio_postgres::{Error, Row};
+use uuid::Uuid;
+
+use crate::event::{Envelope, Recorded, StreamId};
+
+/// Longest payload that is appended, in bytes: what a topic accepts, less room for headers.
+pub const PAYLOAD_LENGTH_MAX: usize = 1024 * 1024;
+
+const COLUMNS: &str = "position, id, stream_id, version, type, schema_id, payload, correlation_id, causation_id, \
+                       traceparent, occurred_at";
+
+/// Appends `events` and fills in the position that each was given.
+///
+/// They must come in order of stream and version: two transactions that write streams in the same order never wait for
+/// each other in a circle.
+///
+/// # Errors
+/// A unique violation means that somebody else appended to one of the streams first: reload and decide again.
+pub async fn append(tx: &Transaction<'_>, events: &mut [&mut Recorded]) -> Result<(), Error> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = events.iter().map(|event| event.envelope.id).collect();
+    let streams: Vec<&str> = events.iter().map(|event| event.stream_id.as_str()).collect();
+    let versions: Vec<i64> = events.iter().map(|event| event.envelope.stream_version).collect();
+    let types: Vec<&str> = events.iter().map(|event| &*event.envelope.event_type).collect();
+    let schemas: Vec<i32> = events.iter().map(|event| event.schema_id.cast_signed()).collect();
+    let payloads: Vec<&[u8]> = events.iter().map(|event| &*event.payload).collect();
+    let correlations: Vec<Uuid> = events.iter().map(|event| event.envelope.correlation_id).collect();
+    let causations: Vec<Uuid> = events.iter().map(|event| event.envelope.causation_id).collect();
+    let traces: Vec<Option<&str>> = events
+        .iter()
+        .map(|event| event.envelope.traceparent.as_deref())
+        .collect();
+    let times: Vec<Timestamp> = events.iter().map(|event| event.envelope.occurred_at).collect();
+    let statement = tx
+        .prepare_cached(
+            "INSERT INTO events (id, stream_id, version, type, schema_id, payload, correlation_id, causation_id,
+                                 traceparent, occurred_at)
+             SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::bytea[], $7::uuid[],
+                                  $8::uuid[], $9::text[], $10::timestamptz[])
+             RETURNING id, position",
+        )
+        .await?;
+    let rows = tx
+        .query(
+            &statement,
+            &[
+                &ids,
+                &streams,
+                &versions,
+                &types,
+                &schemas,
+                &payloads,
+                &correlations,
+                &causations,
+                &traces,
+                &times,
+            ],
+        )
+        .await?;
+    let positions: HashMap<Uuid, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    for event in events.iter_mut() {
+        event.envelope.position = positions[&event.envelope.id];
+    }
+    Ok(())
+}
+
+/// All events of `streams`, each stream's in order of version.
+///
+/// # Errors
+/// The database's.
+pub async fn load(client: &impl GenericClient, source: &str, streams: &[&StreamId]) -> Result<Vec<Recorded>, Error> {
+    if streams.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<&str> = streams.iter().map(|stream| stream.as_str()).collect();
+    let statement = client
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM events WHERE stream_id = ANY($1) ORDER BY stream_id, version"
+        ))
+        .await?;
+    let rows = client.query(&statement, &[&ids]).await?;
+    Ok(rows.iter().map(|row| recorded(row, source)).collect())
+}
+
+/// The events of one stream that occurred at `until` or before, in order; all of them for `None`.
+///
+/// # Errors
+/// The database's.
+pub async fn load_until(
+    client: &impl GenericClient,
+    source: &str,
+    stream: &StreamId,
+    until: Option<Timestamp>,
+) -> Result<Vec<Recorded>, Error> {
+    let statement = client
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM events
+             WHERE stream_id = $1 AND ($2::timestamptz IS NULL OR occurred_at <= $2) ORDER BY version"
+        ))
+        .await?;
+    let rows = client.query(&statement, &[&stream.as_str(), &until]).await?;
+    Ok(rows.iter().map(|row| recorded(row, source)).collect())
+}
+
+/// Up to `limit` events after `position`, in order of position: for audits and proofs, not for publishing (a
+/// transaction that is still open may yet fill a gap before the last row).
+///
+/// # Errors
+/// The database's.
+pub async fn page(
+    client: &impl GenericClient,
+    source: &str,
+    position: i64,
+    limit: i64,
+) -> Result<Vec<Recorded>, Error> {
+    let statement = client
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT $2"
+        ))
+        .await?;
+    let rows = client.query(&statement, &[&position, &limit]).await?;
+    Ok(rows.iter().map(|row| recorded(row, source)).collect())
+}
+
+/// A row with the columns of `events`, written by the service `source`.
+fn recorded(row: &Row, source: &str) -> Recorded {
+    let stream_id = StreamId::new(row.get::<_, String>("stream_id"));
+    Recorded {
+        envelope: Envelope {
+            id: row.get("id"),
+            event_type: row.get::<_, String>("type").into(),
+            source: source.into(),
+            subject: stream_id.key().into(),
+            occurred_at: row.get("occurred_at"),
+            correlation_id: row.get("correlation_id"),
+            causation_id: row.get("causation_id"),
+            traceparent: row.get::<_, Option<String>>("traceparent").map(Into::into),
+            stream_version: row.get("version"),
+            position: row.get("position"),
+        },
+        stream_id,
+        schema_id: row.get::<_, i32>("schema_id").cast_unsigned(),
+        payload: Bytes::from(row.get::<_, Vec<u8>>("payload")),
+    }
+}
+
+/// What this database remembers of schema ids: id, record name, text.
+///
+/// # Errors
+/// The database's.
+pub async fn schemas(client: &impl GenericClient) -> Result<Vec<(u32, String, String)>, Error> {
+    let rows = client.query("SELECT schema_id, name, text FROM schemas", &[]).await?;
+    Ok(rows
+        .iter()
+        .map(|row| (row.get::<_, i32>(0).cast_unsigned(), row.get(1), row.get(2)))
+        .collect())
+}
+
+/// Remembers what a schema id means; one already remembered stays as it was.
+///
+/// # Errors
+/// The database's.
+pub async fn remember_schema(client: &impl GenericClient, id: u32, name: &str, text: &str) -> Result<(), Error> {
+    client
+        .execute(
+            "INSERT INTO schemas (schema_id, name, text) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            &[&id.cast_signed(), &name, &text],
+        )
+        .await?;
+    Ok(())
+}
