@@ -4,6 +4,7 @@
 
 pub mod claims;
 pub mod codec;
+pub mod envelope;
 pub mod event;
 pub mod inbox;
 pub mod migrate;
