@@ -98,7 +98,7 @@ pub struct PaymentAuthorized {
 pub struct PaymentDeclined {
     /// The order's id, a UUID as text.
     pub order_id: String,
-    /// Why not.
+    /// Why the amount is not held.
     pub reason: DeclineReason,
 }
 
