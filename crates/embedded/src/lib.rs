@@ -5,5 +5,6 @@
 //! laptop and of tests; production brings its own.
 
 pub mod broker;
+mod lock;
 pub mod port;
 pub mod postgres;

@@ -22,7 +22,7 @@ mod postmaster;
 
 use account::Account;
 use binaries::Binaries;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -393,23 +393,13 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
     move |source| Error::File { path, source }
 }
 
-/// The kernel lets go of the lock when this process ends, however it ends.
 fn lock(account: Account, data_dir: &Path) -> Result<File, Error> {
-    let path = data_dir.join("lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(at(&path))?;
-    account.own(&path).map_err(at(&path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::InUse {
-            data_dir: data_dir.to_owned(),
-        }),
-        Err(TryLockError::Error(error)) => Err(at(&path)(error)),
-    }
+    let held = crate::lock::hold(data_dir).map_err(at(data_dir))?;
+    let file = held.ok_or_else(|| Error::InUse {
+        data_dir: data_dir.to_owned(),
+    })?;
+    account.own(&data_dir.join("lock")).map_err(at(data_dir))?;
+    Ok(file)
 }
 
 /// The superuser's password, made at the first call.

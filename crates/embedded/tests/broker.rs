@@ -1,0 +1,270 @@
+//! The embedded broker, over the wire, with the client the services use: what they rely on must hold here too.
+
+use embedded::broker::{Broker, Error, RECORD_BYTES_MAX, Settings};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders, OwnedMessage};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{Offset, TopicPartitionList};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const TOPIC: &str = "things";
+const PARTITIONS: i32 = 4;
+
+#[tokio::test]
+async fn records_times_and_committed_offsets_survive_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    create_topic(&broker, &[]).await;
+    let producer = producer(&broker);
+    for n in 0..100_i64 {
+        send(
+            &producer,
+            &format!("key-{}", n % 10),
+            n.to_string().as_bytes(),
+            Some(1_000_000 + n),
+        )
+        .await;
+    }
+    let consumer = consumer(&broker, "readers", &[]);
+    consumer.assign(&everywhere(Offset::Beginning)).unwrap();
+    let mut seen = read(&consumer, 100);
+    seen.sort_by_key(|record| text(record).parse::<i64>().unwrap());
+    let values: Vec<String> = seen.iter().map(text).collect();
+    assert_eq!(values, (0..100).map(|n| n.to_string()).collect::<Vec<_>>());
+    let header = seen[7].headers().unwrap().get(0);
+    assert_eq!((header.key, header.value), ("trace", Some(&b"\x00\xff"[..])));
+
+    let partition = seen[50].partition();
+    let mut committed = TopicPartitionList::new();
+    committed
+        .add_partition_offset(TOPIC, partition, Offset::Offset(seen[50].offset() + 1))
+        .unwrap();
+    consumer.commit(&committed, CommitMode::Sync).unwrap();
+    drop((consumer, producer));
+    broker.stop().await;
+    drop(broker);
+
+    let broker = start(dir.path()).await;
+    let consumer = self::consumer(&broker, "readers", &[]);
+    let mut asked = TopicPartitionList::new();
+    asked.add_partition(TOPIC, partition);
+    let found = consumer.committed_offsets(asked, PATIENCE).unwrap();
+    assert_eq!(found.elements()[0].offset(), Offset::Offset(seen[50].offset() + 1));
+
+    let at_50 = consumer
+        .offsets_for_times(everywhere(Offset::Offset(1_000_050)), PATIENCE)
+        .unwrap();
+    for found in at_50.elements() {
+        let first = seen
+            .iter()
+            .filter(|record| record.partition() == found.partition())
+            .find(|record| record.timestamp().to_millis().unwrap() >= 1_000_050);
+        match first {
+            Some(record) => assert_eq!(found.offset(), Offset::Offset(record.offset())),
+            None => assert_eq!(found.offset(), Offset::End),
+        }
+    }
+    consumer.assign(&everywhere(Offset::Beginning)).unwrap();
+    assert_eq!(read(&consumer, 100).len(), 100);
+    let watermarks: i64 = (0..PARTITIONS)
+        .map(|n| consumer.fetch_watermarks(TOPIC, n, PATIENCE).unwrap().1)
+        .sum();
+    assert_eq!(watermarks, 100);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_topic_to_be_kept_for_ever_is_not_emptied_by_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    create_topic(&broker, &[("retention.ms", "-1"), ("cleanup.policy", "delete")]).await;
+    send(&producer(&broker), "key", b"kept", None).await;
+    broker.stop().await;
+    drop(broker);
+
+    for _ in 0..2 {
+        let broker = start(dir.path()).await;
+        let consumer = consumer(&broker, "readers", &[]);
+        // The clean-up of a start runs beside the first requests: it is over once a second produce is through.
+        send(&producer(&broker), "key", b"later", None).await;
+        consumer.assign(&everywhere(Offset::Beginning)).unwrap();
+        assert_eq!(text(&read(&consumer, 1)[0]), "kept");
+        broker.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn records_up_to_the_bound_come_back_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    create_topic(&broker, &[]).await;
+    let producer = producer(&broker);
+    let sizes = [2_000_000, 5_000_000, RECORD_BYTES_MAX - "key".len()];
+    for size in sizes {
+        send(&producer, "key", &vec![b'x'; size], None).await;
+    }
+    let consumer = consumer(&broker, "readers", &[]);
+    consumer.assign(&everywhere(Offset::Beginning)).unwrap();
+    let read = read(&consumer, sizes.len());
+    assert_eq!(
+        read.iter()
+            .map(|record| record.payload().unwrap().len())
+            .collect::<Vec<_>>(),
+        sizes
+    );
+    assert!(
+        read.iter()
+            .all(|record| record.headers().unwrap().get(0).key == "trace")
+    );
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn members_of_a_group_share_its_partitions_as_they_come_and_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    create_topic(&broker, &[]).await;
+    let cooperative = [
+        ("partition.assignment.strategy", "cooperative-sticky"),
+        ("auto.offset.reset", "earliest"),
+    ];
+    let first = consumer(&broker, "shared", &cooperative);
+    first.subscribe(&[TOPIC]).unwrap();
+    poll_until(&[&first], || assigned(&first) == PARTITIONS as usize);
+    let second = consumer(&broker, "shared", &cooperative);
+    second.subscribe(&[TOPIC]).unwrap();
+    poll_until(&[&first, &second], || assigned(&first) == 2 && assigned(&second) == 2);
+
+    drop(second);
+    poll_until(&[&first], || assigned(&first) == PARTITIONS as usize);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_directory_or_port_in_use_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    let again = Broker::start(Settings::new(dir.path())).await;
+    assert!(matches!(again, Err(Error::InUse { .. })), "{again:?}");
+
+    let other = tempfile::tempdir().unwrap();
+    let taken = broker.address().rsplit(':').next().unwrap().parse().unwrap();
+    let refused = Broker::start(Settings {
+        port: Some(taken),
+        ..Settings::new(other.path())
+    })
+    .await;
+    assert!(
+        matches!(refused, Err(Error::PortTaken { port }) if port == taken),
+        "{refused:?}"
+    );
+    broker.stop().await;
+    drop(broker);
+    start(dir.path()).await.stop().await;
+}
+
+async fn start(dir: &Path) -> Broker {
+    Broker::start(Settings::new(dir)).await.unwrap()
+}
+
+async fn create_topic(broker: &Broker, configs: &[(&str, &str)]) {
+    let admin: AdminClient<DefaultClientContext> = config(broker).create().unwrap();
+    let mut topic = NewTopic::new(TOPIC, PARTITIONS, TopicReplication::Fixed(1));
+    topic.config = configs.to_vec();
+    let results = admin.create_topics(&[topic], &AdminOptions::new()).await.unwrap();
+    assert_eq!(results, [Ok(TOPIC.to_owned())]);
+}
+
+fn config(broker: &Broker) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", broker.address());
+    config
+}
+
+fn producer(broker: &Broker) -> FutureProducer {
+    config(broker)
+        .set("enable.idempotence", "true")
+        .set("message.max.bytes", "10000000")
+        .set("partitioner", "murmur2_random")
+        .create()
+        .unwrap()
+}
+
+fn consumer(broker: &Broker, group: &str, more: &[(&str, &str)]) -> BaseConsumer {
+    let mut config = config(broker);
+    config
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .set("fetch.wait.max.ms", "10");
+    for (name, value) in more {
+        config.set(*name, *value);
+    }
+    config.create().unwrap()
+}
+
+async fn send(producer: &FutureProducer, key: &str, payload: &[u8], timestamp_ms: Option<i64>) {
+    let headers = OwnedHeaders::new().insert(Header {
+        key: "trace",
+        value: Some(&b"\x00\xff"[..]),
+    });
+    let mut record = FutureRecord::to(TOPIC).key(key).payload(payload).headers(headers);
+    record.timestamp = timestamp_ms;
+    producer.send(record, PATIENCE).await.unwrap();
+}
+
+fn everywhere(offset: Offset) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    for partition in 0..PARTITIONS {
+        list.add_partition_offset(TOPIC, partition, offset).unwrap();
+    }
+    list
+}
+
+fn read(consumer: &BaseConsumer, count: usize) -> Vec<OwnedMessage> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut records = Vec::new();
+    while records.len() < count {
+        assert!(Instant::now() < deadline, "read {} of {count} records", records.len());
+        if let Some(record) = consumer.poll(Duration::from_millis(100)) {
+            records.push(record.unwrap().detach());
+        }
+    }
+    records
+}
+
+fn text(record: &OwnedMessage) -> String {
+    String::from_utf8(record.payload().unwrap().to_vec()).unwrap()
+}
+
+fn assigned(consumer: &BaseConsumer) -> usize {
+    let partitions: BTreeSet<_> = consumer
+        .assignment()
+        .unwrap()
+        .elements()
+        .iter()
+        .map(|element| element.partition())
+        .collect();
+    partitions.len()
+}
+
+fn poll_until(consumers: &[&BaseConsumer], done: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(
+            Instant::now() < deadline,
+            "assigned: {:?}",
+            consumers.iter().map(|c| assigned(c)).collect::<Vec<_>>()
+        );
+        for consumer in consumers {
+            if let Some(Err(error)) = consumer.poll(Duration::from_millis(20)) {
+                eprintln!("poll: {error}");
+            }
+        }
+    }
+}
