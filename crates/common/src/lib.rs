@@ -7,6 +7,7 @@ pub mod codec;
 pub mod envelope;
 pub mod event;
 pub mod inbox;
+pub mod kafka;
 pub mod migrate;
 pub mod model;
 pub mod parking;
