@@ -1,0 +1,15 @@
+//! Avro schemas: reading and validating them, their canonical texts and fingerprints, and whether one reads the other.
+//!
+//! Pure: no I/O, no clock. Verdicts and texts equal those of Java Avro 1.11, on which Confluent's registry is built;
+//! `docs/registry.md` says how that was measured.
+
+mod canonical;
+pub mod compatibility;
+mod json;
+mod parse;
+mod schema;
+
+pub use compatibility::{Incompatibility, Reason, check};
+pub use json::NESTING_MAX;
+pub use parse::{Defaults, Error, SCHEMA_BYTES_MAX, parse};
+pub use schema::Schema;
