@@ -4,6 +4,7 @@
 
 pub mod claims;
 pub mod codec;
+pub mod config;
 pub mod envelope;
 pub mod event;
 pub mod inbox;
@@ -11,5 +12,8 @@ pub mod kafka;
 pub mod migrate;
 pub mod model;
 pub mod parking;
+pub mod pg;
 pub mod record;
 pub mod store;
+pub mod telemetry;
+pub mod waiters;

@@ -1,0 +1,337 @@
+//! Settings of the Kafka client: brokers, and librdkafka's own properties passed through.
+//!
+//! `KAFKA_PROPERTIES` holds `key=value` lines, or one line of them separated by commas. A variable such as
+//! `KAFKA_SASL_USERNAME` sets the property `sasl.username` and comes before `KAFKA_PROPERTIES`. What the runtime's
+//! promises rest on is not for passing through.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use rdkafka::ClientConfig;
+
+use super::{Environment, Error};
+
+const BROKERS: &str = "KAFKA_BROKERS";
+const PROPERTIES: &str = "KAFKA_PROPERTIES";
+
+/// Variables that begin with `KAFKA_` and are somebody else's: those that Kubernetes sets for a service called `kafka`,
+/// and those of Kafka's own start scripts.
+const FOREIGN: &[&str] = &[
+    "KAFKA_PORT",
+    "KAFKA_SERVICE",
+    "KAFKA_HOME",
+    "KAFKA_OPTS",
+    "KAFKA_HEAP_OPTS",
+    "KAFKA_JMX",
+    "KAFKA_JVM",
+    "KAFKA_GC",
+    "KAFKA_LOG4J",
+    "KAFKA_VERSION",
+    "KAFKA_DEBUG_SUSPEND",
+];
+
+/// Properties that the runtime sets itself: the values that would change nothing, and what any other would break.
+const OWNED: &[(&str, &[&str], &str)] = &[
+    ("bootstrap.servers", &[], "brokers are named by KAFKA_BROKERS"),
+    ("metadata.broker.list", &[], "brokers are named by KAFKA_BROKERS"),
+    (
+        "enable.idempotence",
+        &["true"],
+        "a retried event could be published twice or out of order",
+    ),
+    (
+        "acks",
+        &["all", "-1"],
+        "an acknowledged event could be lost with one broker",
+    ),
+    (
+        "request.required.acks",
+        &["all", "-1"],
+        "an acknowledged event could be lost with one broker",
+    ),
+    (
+        "message.timeout.ms",
+        &["0"],
+        "an event could be given up while later ones of its key are sent",
+    ),
+    (
+        "delivery.timeout.ms",
+        &["0"],
+        "an event could be given up while later ones of its key are sent",
+    ),
+    (
+        "partitioner",
+        &["murmur2_random"],
+        "events of one key would go to another partition than other clients choose",
+    ),
+    (
+        "transactional.id",
+        &[],
+        "events are deduplicated by their ids, not by Kafka's transactions",
+    ),
+    (
+        "enable.auto.commit",
+        &["false"],
+        "an offset could be committed before its effect",
+    ),
+    (
+        "auto.commit.enable",
+        &["false"],
+        "an offset could be committed before its effect",
+    ),
+    (
+        "enable.auto.offset.store",
+        &["false"],
+        "an offset could be committed before its effect",
+    ),
+    (
+        "auto.offset.reset",
+        &[],
+        "events could be skipped or replayed unnoticed; use `rondo offsets reset`",
+    ),
+    (
+        "group.id",
+        &[],
+        "each consumer's group is named after it; RONDO_NAMESPACE sets installations apart",
+    ),
+    (
+        "group.instance.id",
+        &[],
+        "copies that share one environment would push each other out of the group",
+    ),
+    (
+        "partition.assignment.strategy",
+        &["cooperative-sticky"],
+        "copies of a service would not agree how to share partitions",
+    ),
+    (
+        "isolation.level",
+        &["read_committed"],
+        "events of an aborted transaction would be read",
+    ),
+    (
+        "allow.auto.create.topics",
+        &["false"],
+        "topics would have the wrong partitions and retention; use `rondo init`",
+    ),
+];
+
+/// Where Kafka is, and how to talk to it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KafkaConfig {
+    /// `host:port`, several separated by commas.
+    pub brokers: String,
+    /// Properties of librdkafka, such as `security.protocol`.
+    pub properties: BTreeMap<String, String>,
+}
+
+impl KafkaConfig {
+    /// For a broker that needs nothing but its address.
+    pub fn new(brokers: impl Into<String>) -> Self {
+        Self {
+            brokers: brokers.into(),
+            properties: BTreeMap::new(),
+        }
+    }
+
+    /// Reads `KAFKA_BROKERS`, `KAFKA_PROPERTIES` and the `KAFKA_…` variables.
+    ///
+    /// # Errors
+    /// [`Error`] names the variable.
+    pub fn read(environment: &Environment) -> Result<Self, Error> {
+        let brokers = environment.get(BROKERS).ok_or_else(|| Error::Missing {
+            variable: BROKERS.to_owned(),
+            wanted: "the Kafka brokers, such as localhost:9092 or kafka-1:9092,kafka-2:9092".to_owned(),
+        })?;
+        let mut properties = BTreeMap::new();
+        if let Some(text) = environment.get(PROPERTIES) {
+            for (property, value) in parse_properties(text)? {
+                admit(PROPERTIES, &property, &value)?;
+                properties.insert(property, value);
+            }
+        }
+        for (name, value) in environment.iter() {
+            if let Some(property) = property_of(name).filter(|_| !value.is_empty()) {
+                admit(name, &property, value)?;
+                properties.insert(property, value.to_owned());
+            }
+        }
+        Ok(Self {
+            brokers: brokers.to_owned(),
+            properties,
+        })
+    }
+
+    /// A client's settings so far: brokers and what was passed through. What the caller sets afterwards wins.
+    pub fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        for (property, value) in &self.properties {
+            config.set(property, value);
+        }
+        config.set("bootstrap.servers", &self.brokers);
+        config
+    }
+}
+
+impl fmt::Debug for KafkaConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown: BTreeMap<&str, &str> = self
+            .properties
+            .iter()
+            .map(|(property, value)| (property.as_str(), shown(property, value)))
+            .collect();
+        f.debug_struct("KafkaConfig")
+            .field("brokers", &self.brokers)
+            .field("properties", &shown)
+            .finish()
+    }
+}
+
+fn shown<'a>(property: &str, value: &'a str) -> &'a str {
+    let secret = ["password", "secret", "key.pem", "keytab", "token", "oauthbearer.config"];
+    match secret.iter().any(|part| property.contains(part)) {
+        true => "***",
+        false => value,
+    }
+}
+
+fn property_of(variable: &str) -> Option<String> {
+    if variable == BROKERS || variable == PROPERTIES {
+        return None;
+    }
+    let foreign = |prefix: &str| {
+        variable
+            .strip_prefix(prefix)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+    };
+    let name = variable.strip_prefix("KAFKA_").filter(|name| !name.is_empty())?;
+    (!FOREIGN.iter().any(|prefix| foreign(prefix))).then(|| name.to_lowercase().replace('_', "."))
+}
+
+fn admit(variable: &str, property: &str, value: &str) -> Result<(), Error> {
+    match OWNED.iter().find(|(owned, ..)| *owned == property) {
+        Some((_, harmless, reason)) if !harmless.contains(&value.to_lowercase().as_str()) => Err(Error::Refused {
+            variable: variable.to_owned(),
+            property: property.to_owned(),
+            value: value.to_owned(),
+            reason,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn parse_properties(text: &str) -> Result<Vec<(String, String)>, Error> {
+    let mut properties: Vec<(String, String)> = Vec::new();
+    let on_one_line = !text.contains('\n');
+    let separator = if on_one_line { ',' } else { '\n' };
+    for piece in text.split(separator) {
+        let piece = piece.trim();
+        if piece.is_empty() || piece.starts_with('#') {
+            continue;
+        }
+        match (piece.split_once('='), properties.last_mut()) {
+            (Some((property, value)), _) if is_property_name(property.trim()) => {
+                properties.push((property.trim().to_owned(), value.trim().to_owned()));
+            }
+            // A comma within a value, such as `debug=broker,topic`.
+            (_, Some((_, value))) if on_one_line => {
+                value.push(',');
+                value.push_str(piece);
+            }
+            _ => {
+                return Err(Error::Invalid {
+                    variable: PROPERTIES.to_owned(),
+                    // The piece itself may be part of a secret.
+                    found: format!("not understood at entry {}", properties.len() + 1),
+                    wanted: "lines of `property=value`, such as `security.protocol=SASL_SSL`".to_owned(),
+                });
+            }
+        }
+    }
+    Ok(properties)
+}
+
+fn is_property_name(text: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'_' | b'-');
+    !text.is_empty() && text.bytes().all(legal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<KafkaConfig, Error> {
+        let environment = variables.iter().fold(
+            Environment::default().with(BROKERS, "kafka:9092"),
+            |environment, (name, value)| environment.with(name, value),
+        );
+        KafkaConfig::read(&environment)
+    }
+
+    #[test]
+    fn properties_come_as_lines_as_commas_and_as_variables() {
+        let lines = read(&[(
+            PROPERTIES,
+            "# over TLS\nsecurity.protocol = SSL\n\nssl.ca.location=/ca,1.pem\n",
+        )])
+        .unwrap();
+        assert_eq!(lines.properties["ssl.ca.location"], "/ca,1.pem");
+        let commas = read(&[(PROPERTIES, "security.protocol=SSL,debug=broker,topic,linger.ms=1")]).unwrap();
+        assert_eq!(commas.properties["debug"], "broker,topic");
+        assert_eq!(commas.properties["linger.ms"], "1");
+        let variables = read(&[
+            (PROPERTIES, "sasl.username=other"),
+            ("KAFKA_SASL_USERNAME", "me"),
+            ("KAFKA_SECURITY_PROTOCOL", "SASL_SSL"),
+        ])
+        .unwrap();
+        assert_eq!(variables.properties["sasl.username"], "me");
+        assert_eq!(variables.properties["security.protocol"], "SASL_SSL");
+        assert_eq!(variables.client().get("bootstrap.servers"), Some("kafka:9092"));
+    }
+
+    #[test]
+    fn what_the_promises_rest_on_is_refused() {
+        for (name, value) in [
+            ("KAFKA_ENABLE_IDEMPOTENCE", "false"),
+            ("KAFKA_ACKS", "1"),
+            ("KAFKA_ENABLE_AUTO_COMMIT", "true"),
+            ("KAFKA_AUTO_OFFSET_RESET", "latest"),
+            ("KAFKA_GROUP_ID", "mine"),
+            (PROPERTIES, "partitioner=random"),
+        ] {
+            let error = read(&[(name, value)]).expect_err(name).to_string();
+            assert!(error.starts_with(name) && error.contains("remove it"), "{error}");
+        }
+        assert!(read(&[("KAFKA_ACKS", "all"), ("KAFKA_ENABLE_IDEMPOTENCE", "True")]).is_ok());
+    }
+
+    #[test]
+    fn variables_that_are_not_meant_for_the_client_are_left_alone() {
+        let config = read(&[
+            ("KAFKA_PORT", "tcp://10.0.0.1:9092"),
+            ("KAFKA_PORT_9092_TCP_ADDR", "10.0.0.1"),
+            ("KAFKA_SERVICE_HOST", "10.0.0.1"),
+            ("KAFKA_HEAP_OPTS", "-Xmx1G"),
+        ])
+        .unwrap();
+        assert!(config.properties.is_empty(), "{config:?}");
+    }
+
+    #[test]
+    fn text_that_is_no_property_is_not_repeated() {
+        let error = read(&[(PROPERTIES, "s3cret")]).expect_err("no property").to_string();
+        assert!(!error.contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn secrets_among_the_properties_are_not_shown() {
+        let config = read(&[
+            ("KAFKA_SASL_PASSWORD", "s3cret"),
+            ("KAFKA_SSL_KEY_PEM", "s3cret"),
+            ("KAFKA_LINGER_MS", "2"),
+        ]);
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("s3cret") && shown.contains("linger.ms"), "{shown}");
+    }
+}
