@@ -274,20 +274,6 @@ impl Postgres {
         self.port
     }
 
-    /// A shell command that stops this server at once and removes its data directory: for a watchdog that outlives this
-    /// process.
-    #[must_use]
-    pub fn destroy_script(&self) -> String {
-        let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
-        let pid_file = self.data_dir.join(CLUSTER).join("postmaster.pid");
-        // SIGQUIT is the immediate shutdown; the postmaster removes its pid file as its last act.
-        format!(
-            "kill -QUIT $(head -n 1 {pid} 2>/dev/null) 2>/dev/null; n=0; while [ -e {pid} ] && [ $n -lt 100 ]; do sleep 0.1; n=$((n+1)); done; rm -rf {dir}",
-            pid = quoted(&pid_file),
-            dir = quoted(&self.data_dir),
-        )
-    }
-
     /// Creates the database `name` unless it exists.
     ///
     /// # Errors
@@ -379,6 +365,24 @@ pub async fn remove(wanted: &Path) -> Result<(), Error> {
     let _lock = lock(account, &data_dir)?;
     postmaster::kill_leftover(account, &data_dir.join(CLUSTER)).await?;
     fs::remove_dir_all(&data_dir).map_err(at(&data_dir))
+}
+
+/// A shell script that stops the cluster that `wanted` names at once and removes it: for a watchdog that outlives the
+/// process which runs the cluster.
+///
+/// # Errors
+///
+/// [`Error::File`] when it cannot be told where the cluster lives.
+pub fn destroy_script(wanted: &Path) -> Result<String, Error> {
+    let (_, data_dir) = place(wanted)?;
+    let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
+    let pid = quoted(&data_dir.join(CLUSTER).join("postmaster.pid"));
+    let dir = quoted(&data_dir);
+    // SIGQUIT is the immediate shutdown; the postmaster removes its pid file as its last act.
+    Ok(format!(
+        "kill -QUIT $(head -n 1 {pid} 2>/dev/null) 2>/dev/null; n=0; \
+         while [ -e {pid} ] && [ $n -lt 100 ]; do sleep 0.1; n=$((n+1)); done; rm -rf {dir}"
+    ))
 }
 
 /// Who runs the cluster wanted in `wanted`, and where it lives.

@@ -1,5 +1,7 @@
 //! The embedded broker, over the wire, with the client the services use: what they rely on must hold here too.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use embedded::broker::{Broker, Error, RECORD_BYTES_MAX, Settings};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;

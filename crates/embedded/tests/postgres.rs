@@ -1,5 +1,7 @@
 //! The private cluster: made once, kept across restarts, and never confused by what a crash leaves behind.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use embedded::postgres::{self, Error, Postgres, Progress, Settings};
 use std::path::Path;
 use std::sync::Mutex;
@@ -193,7 +195,6 @@ async fn a_cluster_of_a_version_that_cannot_be_had_is_not_touched() {
 
 async fn start(home: &Path) -> (Postgres, Vec<Progress>) {
     let steps = Mutex::new(Vec::new());
-    let began = Instant::now();
     let settings = Settings {
         durable: false,
         ..Settings::new(home)
@@ -202,7 +203,7 @@ async fn start(home: &Path) -> (Postgres, Vec<Progress>) {
         .await
         .unwrap();
     let mut steps = steps.into_inner().unwrap();
-    eprintln!("{:?} {steps:?} port {}", began.elapsed(), postgres.port());
+    // Only the first test on a machine fetches.
     steps.retain(|step| !matches!(step, Progress::Fetching { .. }));
     (postgres, steps)
 }

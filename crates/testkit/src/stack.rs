@@ -1,0 +1,143 @@
+//! The servers of a test process.
+//!
+//! They run on a runtime of their own, since each `#[tokio::test]` has one that ends with it. Statics are never dropped, so
+//! a watchdog cleans up instead: a shell that reads a pipe which only this process holds open. When the process ends,
+//! however it ends, the read returns and the shell stops the postmaster and removes the directory.
+
+use embedded::broker::{self, Broker};
+use embedded::postgres::{self, Postgres};
+use std::env;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use tokio::runtime::Runtime;
+use tokio::sync::OnceCell;
+
+/// Outlives every test's own runtime.
+pub(crate) static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("testkit")
+        .enable_all()
+        .build()
+        .expect("a test machine has a thread to spare")
+});
+
+static HOME: LazyLock<Home> = LazyLock::new(Home::create);
+static POSTGRES: OnceCell<Server> = OnceCell::const_new();
+static BROKER: OnceCell<Brokers> = OnceCell::const_new();
+
+/// The directory of the embedded servers, and who removes it.
+struct Home {
+    dir: PathBuf,
+    _watchdog: Child,
+}
+
+/// The Postgres that tests make their databases in.
+pub(crate) struct Server {
+    /// Of a database that exists, for a user who may create others.
+    pub(crate) url: String,
+    _embedded: Option<Postgres>,
+}
+
+struct Brokers {
+    bootstrap: String,
+    _embedded: Option<Broker>,
+}
+
+/// `DATABASE_URL`, or a cluster of this process.
+pub(crate) async fn postgres() -> &'static Server {
+    POSTGRES
+        .get_or_init(async || {
+            if let Some(url) = variable("DATABASE_URL") {
+                return Server { url, _embedded: None };
+            }
+            on_own_runtime(async {
+                let settings = postgres::Settings {
+                    durable: false,
+                    ..postgres::Settings::new(cluster_dir(&HOME.dir))
+                };
+                let postgres = Postgres::start(settings, |_| {})
+                    .await
+                    .expect("the embedded Postgres starts");
+                Server {
+                    url: postgres.url("postgres"),
+                    _embedded: Some(postgres),
+                }
+            })
+            .await
+        })
+        .await
+}
+
+/// `KAFKA_BROKERS`, or a broker of this process.
+pub(crate) async fn brokers() -> &'static str {
+    let brokers = BROKER
+        .get_or_init(async || {
+            if let Some(bootstrap) = variable("KAFKA_BROKERS") {
+                return Brokers {
+                    bootstrap,
+                    _embedded: None,
+                };
+            }
+            on_own_runtime(async {
+                let settings = broker::Settings::new(HOME.dir.join("broker"));
+                let broker = Broker::start(settings).await.expect("the embedded broker starts");
+                Brokers {
+                    bootstrap: broker.address(),
+                    _embedded: Some(broker),
+                }
+            })
+            .await
+        })
+        .await;
+    &brokers.bootstrap
+}
+
+/// Whether tests run against the embedded broker, which lacks a few things that Kafka has.
+pub(crate) fn broker_is_embedded() -> bool {
+    variable("KAFKA_BROKERS").is_none()
+}
+
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+async fn on_own_runtime<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    RUNTIME.spawn(work).await.expect("the embedded servers start")
+}
+
+fn cluster_dir(home: &Path) -> PathBuf {
+    home.join("postgres")
+}
+
+impl Home {
+    fn create() -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("rondo-test-")
+            .tempdir()
+            .expect("a temporary directory")
+            .keep();
+        // As root, Postgres runs under another account, which must get in.
+        fs::set_permissions(&dir, Permissions::from_mode(0o755)).expect("its maker may change its mode");
+        let destroy = postgres::destroy_script(&cluster_dir(&dir)).expect("the directory exists");
+        let watchdog = Command::new("/bin/sh")
+            .args(["-c", &format!("read -r _; {destroy}; rm -rf \"$1\""), "watchdog"])
+            .arg(&dir)
+            // The shell must survive the Ctrl-C that ends the tests.
+            .process_group(0)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a shell");
+        Self {
+            dir,
+            _watchdog: watchdog,
+        }
+    }
+}
