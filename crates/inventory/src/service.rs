@@ -1,0 +1,144 @@
+//! Inventory as a [`Model`]: the glue between the domain, the wire and the tables.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use common::codec::{DatumError, WriterSchema};
+use common::event::{Envelope, EventSet as _, StreamId};
+use common::model::{Change, Model};
+use contracts::inventory::Event;
+use deadpool_postgres::Transaction;
+use jiff::Timestamp;
+
+use crate::domain::{self, Command, Rejection, State};
+use crate::goods::{ReceiptId, Sku};
+use crate::reactions::{self, Input};
+use crate::stock::{self, Stock};
+use crate::{NAME, store, wire};
+
+/// The inventory service.
+#[derive(Clone, Copy, Debug)]
+pub struct Inventory;
+
+#[async_trait]
+impl Model for Inventory {
+    const NAME: &'static str = NAME;
+    const LISTENS_TO: &'static [&'static str] = &[contracts::topics::ORDERS];
+    const DEADLINES_WAIT_FOR_INPUT: bool = false;
+
+    type Event = Event;
+    type Input = Input;
+    type Command = Command;
+    type State = State;
+    type Rows = Stock;
+    type Rejection = Rejection;
+
+    fn read(&self, _topic: &str, writer: &WriterSchema, datum: &[u8]) -> Option<Result<Input, DatumError>> {
+        Input::read(writer, datum)
+    }
+
+    fn react(&self, input: &Input, _envelope: &Envelope) -> Result<Vec<(StreamId, Command)>, String> {
+        let (order_id, command) = reactions::react(input)?;
+        Ok(vec![(StreamId::new(order_id), command)])
+    }
+
+    fn decide(
+        &self,
+        stream: &StreamId,
+        state: &State,
+        stock: &mut Stock,
+        command: &Command,
+        _now: Timestamp,
+    ) -> Result<Vec<Event>, Rejection> {
+        let events = domain::decide(state, stock, command)?;
+        for event in &events {
+            stock.apply(state, event);
+        }
+        Ok(events
+            .iter()
+            .map(|event| wire::from_domain(stream.key(), event))
+            .collect())
+    }
+
+    fn evolve(&self, state: &mut State, event: &Event, _envelope: &Envelope) {
+        *state = domain::evolve(std::mem::take(state), &wire::to_domain(event));
+    }
+
+    async fn lock_rows(
+        &self,
+        tx: &Transaction<'_>,
+        commands: &[(&StreamId, &Command, &State)],
+    ) -> Result<Stock, tokio_postgres::Error> {
+        let (skus, receipts) = needed(commands);
+        store::lock(tx, &skus, &receipts).await
+    }
+
+    /// What is written follows from the events alone, never from the rows, so that a rebuild writes the same.
+    async fn project(
+        &self,
+        tx: &Transaction<'_>,
+        changes: &[Change<'_, Self>],
+        _stock: Stock,
+    ) -> Result<(), tokio_postgres::Error> {
+        store::save(tx, &effects(changes)).await
+    }
+
+    fn committed(&self, changes: &[Change<'_, Self>]) {
+        for (event, _) in changes.iter().flat_map(|change| change.events) {
+            metrics::counter!("inventory_events_total", "type" => event.event_type().name).increment(1);
+        }
+    }
+}
+
+/// The SKUs that `commands` may look at or change, and the receipts that they may count, both sorted.
+///
+/// A command that follows another of the same order in this batch needs no more than that one: its lines are the order's.
+fn needed<'a>(commands: &[(&StreamId, &'a Command, &'a State)]) -> (Vec<&'a Sku>, Vec<(&'a Sku, &'a ReceiptId)>) {
+    let (mut skus, mut receipts) = (BTreeSet::new(), BTreeSet::new());
+    for (_, command, state) in commands {
+        match command {
+            Command::Reserve(lines) => skus.extend(lines.iter().map(|line| &line.sku)),
+            Command::Commit | Command::Cancel => {
+                skus.extend(
+                    state
+                        .lines()
+                        .into_iter()
+                        .flat_map(|lines| lines.iter())
+                        .map(|line| &line.sku),
+                );
+            }
+            Command::Adjust { sku, .. } => {
+                skus.insert(sku);
+            }
+            Command::Receive { sku, receipt, .. } => {
+                skus.insert(sku);
+                receipts.insert((sku, receipt));
+            }
+        }
+    }
+    (skus.into_iter().collect(), receipts.into_iter().collect())
+}
+
+/// What the events of `changes` do to the tables, in the order in which they were appended.
+fn effects(changes: &[Change<'_, Inventory>]) -> store::Effects {
+    let mut effects = store::Effects::default();
+    for change in changes {
+        let mut state = change.before.clone();
+        for (event, recorded) in change.events {
+            let event = wire::to_domain(event);
+            for movement in stock::movements(&state, &event) {
+                effects.movements.push(store::Moved {
+                    movement,
+                    occurred_at: recorded.envelope.occurred_at,
+                    position: recorded.envelope.position,
+                });
+            }
+            effects.note(&event);
+            state = domain::evolve(state, &event);
+        }
+    }
+    effects
+}
+
+#[cfg(test)]
+mod tests;
