@@ -2,7 +2,8 @@
 //!
 //! Two schemas are one and the same when their rendered texts are equal, so rendering follows what Java Avro (Jackson)
 //! writes: members in the order they came, the last of two equal keys in the place of the first, floating-point numbers
-//! as `Double.toString` has them. It reads strict RFC 8259 and bounds the nesting; it is no general JSON library.
+//! as `Double.toString` has them. It reads RFC 8259 and comments, bounds the nesting, and is no general
+//! JSON library.
 
 use std::fmt::Write as _;
 
@@ -196,9 +197,24 @@ impl Reader<'_> {
         self.text.as_bytes().get(self.at).copied()
     }
 
+    /// Skips white space and, as Java Avro does, comments.
     fn skip_space(&mut self) {
-        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
-            self.at += 1;
+        loop {
+            let rest = &self.text[self.at..];
+            let rest = rest.trim_start_matches([' ', '\t', '\n', '\r']);
+            self.at = self.text.len() - rest.len();
+            let comment = if rest.starts_with("//") {
+                Some(rest.find('\n').unwrap_or(rest.len()))
+            } else if rest.starts_with("/*") {
+                // One that has no end is left for the caller to trip over.
+                rest.find("*/").map(|end| end + 2)
+            } else {
+                None
+            };
+            match comment {
+                Some(length) => self.at += length,
+                None => return,
+            }
         }
     }
 

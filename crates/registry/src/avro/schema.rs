@@ -118,8 +118,8 @@ pub(super) struct Name {
 impl Name {
     /// Resolves `text` where `namespace` is the one in force: a dotted name brings its own.
     ///
-    /// Only the last part is checked, with letters and digits as Unicode has them: that is what Java Avro does, and so
-    /// what is in registries. The specification would have ASCII, and names between the dots.
+    /// Only the last part is checked, and letters are Unicode's: that is what Java Avro does, and so what is in
+    /// registries. The specification would have ASCII, and names between the dots.
     pub(super) fn resolve(text: &str, namespace: Option<&str>) -> Result<Name, String> {
         let (namespace, simple) = match text.rsplit_once('.') {
             Some((own, simple)) => (Some(own), simple),
@@ -160,7 +160,7 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
         }
         Some(_) => {}
     }
-    match chars.find(|c| !(c.is_alphanumeric() || *c == '_')) {
+    match chars.find(|c| !(c.is_alphabetic() || c.is_ascii_digit() || *c == '_')) {
         Some(c) => Err(format!("illegal character {c:?} in the name {name:?}")),
         None => Ok(()),
     }
