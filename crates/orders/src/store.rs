@@ -1,0 +1,195 @@
+//! The read model `orders`: all SQL of its table.
+//!
+//! It answers what a single stream cannot: listings and counts. It decides nothing, and one order alone is read from its
+//! stream, not from here.
+
+use deadpool_postgres::{GenericClient, Transaction};
+use jiff::Timestamp;
+use tokio_postgres::Error;
+use uuid::Uuid;
+
+use crate::domain::{Order, OrderId, Phase, deadline};
+
+/// All statuses, in the order in which an order meets them.
+pub const STATUSES: [&str; 6] = ["placed", "confirmed", "completed", "cancelling", "cancelled", "stuck"];
+
+/// One row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The order.
+    pub order_id: Uuid,
+    /// Who ordered.
+    pub customer_id: String,
+    /// ISO 4217 code.
+    pub currency: String,
+    /// The order's total.
+    pub total_minor: i64,
+    /// The customer's own name for it.
+    pub reference: Option<String>,
+    /// When it was placed.
+    pub placed_at: Timestamp,
+    /// Where it stands.
+    pub status: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Why it was cancelled, or what began the cancelling.
+    pub reason: Option<String>,
+    /// What went wrong, while it is stuck.
+    pub stuck_reason: Option<String>,
+    /// By when the status must change.
+    pub due_at: Option<Timestamp>,
+}
+
+/// Where a page of a listing ended: the last row's place in the order of the listing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// When it was placed.
+    pub placed_at: Timestamp,
+    /// The order.
+    pub order_id: Uuid,
+}
+
+const COLUMNS: &str = "order_id, customer_id, currency, total_minor, reference, placed_at, status, since, reason, \
+                       stuck_reason, due_at";
+
+/// Inserts or updates the rows of `orders`, in order of their ids, in one statement.
+///
+/// # Errors
+/// The database's.
+pub async fn upsert(tx: &Transaction<'_>, orders: &mut [(OrderId, &Order)]) -> Result<(), Error> {
+    if orders.is_empty() {
+        return Ok(());
+    }
+    orders.sort_unstable_by_key(|(order_id, _)| order_id.0);
+    let ids: Vec<Uuid> = orders.iter().map(|(order_id, _)| order_id.0).collect();
+    let requests = || orders.iter().map(|(_, order)| &order.request);
+    let customers: Vec<&str> = requests().map(|request| request.customer_id.as_str()).collect();
+    let currencies: Vec<&str> = requests().map(|request| request.currency.code()).collect();
+    let totals: Vec<i64> = requests().map(|request| request.total_minor).collect();
+    let references: Vec<Option<&str>> = requests().map(|request| request.reference.as_deref()).collect();
+    let placed: Vec<Timestamp> = orders.iter().map(|(_, order)| order.placed_at).collect();
+    let phases = || orders.iter().map(|(_, order)| &order.phase);
+    let statuses: Vec<&str> = phases().map(Phase::name).collect();
+    let since: Vec<Timestamp> = orders.iter().map(|(_, order)| order.since).collect();
+    let reasons: Vec<Option<&str>> = phases().map(|phase| phase.cause().map(|cause| cause.name())).collect();
+    let stuck: Vec<Option<&str>> = phases().map(Phase::stuck_reason).collect();
+    let due: Vec<Option<Timestamp>> = orders.iter().map(|(_, order)| deadline(order)).collect();
+    let statement = tx
+        .prepare_cached(
+            "INSERT INTO orders (order_id, customer_id, currency, total_minor, reference, placed_at, status, since,
+                                 reason, stuck_reason, due_at)
+             SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::timestamptz[],
+                                  $7::text[], $8::timestamptz[], $9::text[], $10::text[], $11::timestamptz[])
+             ON CONFLICT (order_id) DO UPDATE
+             SET status = EXCLUDED.status, since = EXCLUDED.since, reason = EXCLUDED.reason,
+                 stuck_reason = EXCLUDED.stuck_reason, due_at = EXCLUDED.due_at",
+        )
+        .await?;
+    tx.execute(
+        &statement,
+        &[
+            &ids,
+            &customers,
+            &currencies,
+            &totals,
+            &references,
+            &placed,
+            &statuses,
+            &since,
+            &reasons,
+            &stuck,
+            &due,
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Up to `limit` orders with one of `statuses`, newest first, that come after `cursor`.
+///
+/// # Errors
+/// The database's.
+pub async fn page(
+    client: &impl GenericClient,
+    statuses: &[&str],
+    cursor: Option<Cursor>,
+    limit: i64,
+) -> Result<Vec<Row>, Error> {
+    // Each status is a range of the index in the order of the listing: at most `limit` rows are read of each.
+    let statement = client
+        .prepare_cached(&format!(
+            "SELECT listed.* FROM unnest($1::text[]) AS wanted (status),
+             LATERAL (SELECT {COLUMNS} FROM orders
+                      WHERE orders.status = wanted.status
+                        AND ($2::timestamptz IS NULL OR (orders.placed_at, orders.order_id) < ($2, $3::uuid))
+                      ORDER BY orders.placed_at DESC, orders.order_id DESC LIMIT $4) AS listed
+             ORDER BY listed.placed_at DESC, listed.order_id DESC LIMIT $4"
+        ))
+        .await?;
+    let placed_at = cursor.map(|cursor| cursor.placed_at);
+    let order_id = cursor.map(|cursor| cursor.order_id);
+    let rows = client
+        .query(&statement, &[&statuses, &placed_at, &order_id, &limit])
+        .await?;
+    Ok(rows.iter().map(row).collect())
+}
+
+/// Up to `limit` orders whose status should have changed by now, by the database's clock, longest overdue first.
+///
+/// # Errors
+/// The database's.
+pub async fn overdue(client: &impl GenericClient, limit: i64) -> Result<Vec<Row>, Error> {
+    let rows = client
+        .query(
+            &format!(
+                "SELECT {COLUMNS} FROM orders
+                 WHERE status IN ('placed', 'confirmed', 'cancelling') AND due_at < now()
+                 ORDER BY due_at, order_id LIMIT $1"
+            ),
+            &[&limit],
+        )
+        .await?;
+    Ok(rows.iter().map(row).collect())
+}
+
+/// How many orders have each status; statuses that no order has are left out.
+///
+/// # Errors
+/// The database's.
+pub async fn count_by_status(client: &impl GenericClient) -> Result<Vec<(String, i64)>, Error> {
+    let rows = client
+        .query(
+            "SELECT status, count(*) FROM orders GROUP BY status ORDER BY status",
+            &[],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Which of `order_ids` have ended.
+///
+/// # Errors
+/// The database's.
+pub async fn ended(client: &impl GenericClient, order_ids: &[Uuid]) -> Result<Vec<OrderId>, Error> {
+    let statement = client
+        .prepare_cached("SELECT order_id FROM orders WHERE order_id = ANY($1) AND status IN ('completed', 'cancelled')")
+        .await?;
+    let rows = client.query(&statement, &[&order_ids]).await?;
+    Ok(rows.iter().map(|row| OrderId(row.get(0))).collect())
+}
+
+fn row(row: &tokio_postgres::Row) -> Row {
+    Row {
+        order_id: row.get("order_id"),
+        customer_id: row.get("customer_id"),
+        currency: row.get("currency"),
+        total_minor: row.get("total_minor"),
+        reference: row.get("reference"),
+        placed_at: row.get("placed_at"),
+        status: row.get("status"),
+        since: row.get("since"),
+        reason: row.get("reason"),
+        stuck_reason: row.get("stuck_reason"),
+        due_at: row.get("due_at"),
+    }
+}
