@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::io::Read as _;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -151,6 +151,8 @@ pub struct RegistrySettings {
 #[derive(Clone)]
 pub struct Registry {
     settings: Arc<registry::SrSettings>,
+    login: Arc<RegistrySettings>,
+    http: reqwest::Client,
 }
 
 impl Registry {
@@ -173,8 +175,14 @@ impl Registry {
         if let Some(token) = &settings.token {
             builder.set_token_authorization(token);
         }
+        let http = reqwest::Client::builder()
+            .timeout(REGISTRY_TIMEOUT)
+            .build()
+            .map_err(unavailable)?;
         Ok(Self {
             settings: Arc::new(builder.set_timeout(REGISTRY_TIMEOUT).build()?),
+            login: Arc::new(settings.clone()),
+            http,
         })
     }
 
@@ -227,6 +235,34 @@ impl Registry {
         Ok(id)
     }
 
+    /// Sets the compatibility level of one subject, which the client crate has no call for.
+    ///
+    /// # Errors
+    /// The registry did not answer, or refused.
+    pub async fn set_level(&self, subject: &str, level: &str) -> Result<(), PinError> {
+        let base = self
+            .login
+            .url
+            .split(',')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .trim_end_matches('/');
+        let mut request = self.http.put(format!("{base}/config/{subject}"));
+        request = match (&self.login.basic, &self.login.token) {
+            (Some((user, password)), _) => request.basic_auth(user, Some(password)),
+            (None, Some(token)) => request.bearer_auth(token),
+            (None, None) => request,
+        };
+        let body = serde_json::json!({ "compatibility": level }).to_string();
+        let request = request
+            .header("content-type", "application/vnd.schemaregistry.v1+json")
+            .body(body);
+        let sent = request.send().await.and_then(reqwest::Response::error_for_status);
+        sent.map(drop)
+            .map_err(|error| PinError::Unavailable(unavailable(error)))
+    }
+
     /// The text of schema `id`.
     ///
     /// # Errors
@@ -238,6 +274,14 @@ impl Registry {
             Err(source) => Err(DecodeError::RegistryUnavailable { id, source }),
         }
     }
+}
+
+fn unavailable(error: reqwest::Error) -> SRCError {
+    SRCError::new(
+        "HTTP request to the schema registry failed",
+        Some(error.to_string()),
+        true,
+    )
 }
 
 /// Whether the registry itself answered, with a 4xx, so that asking again would get the same answer.
@@ -278,6 +322,7 @@ pub struct Codec {
     registry: Registry,
     pinned: HashMap<&'static str, (u32, Arc<WriterSchema>)>,
     readers: RwLock<HashMap<u32, Arc<WriterSchema>>>,
+    fetched: Mutex<Vec<u32>>,
 }
 
 impl Codec {
@@ -287,6 +332,7 @@ impl Codec {
             registry,
             pinned: HashMap::new(),
             readers: RwLock::default(),
+            fetched: Mutex::default(),
         }
     }
 
@@ -313,8 +359,15 @@ impl Codec {
             fullname: event_type.fullname,
             source,
         })?;
-        let writer = Arc::new(WriterSchema { name: event_type.name.into(), schema, text: text.into() });
-        self.readers.write().expect("no holder of this lock panics").insert(id, writer.clone());
+        let writer = Arc::new(WriterSchema {
+            name: event_type.name.into(),
+            schema,
+            text: text.into(),
+        });
+        self.readers
+            .write()
+            .expect("no holder of this lock panics")
+            .insert(id, writer.clone());
         self.pinned.insert(event_type.name, (id, writer));
         Ok(())
     }
@@ -337,6 +390,15 @@ impl Codec {
             readers.clear();
         }
         Ok(readers.entry(id).or_insert(schema).clone())
+    }
+
+    /// Schemas that the registry was asked for since the last call: for a database to remember.
+    pub fn take_fetched(&self) -> Vec<(u32, Arc<WriterSchema>)> {
+        let ids = std::mem::take(&mut *self.fetched.lock().expect("no holder of this lock panics"));
+        let readers = self.readers.read().expect("no holder of this lock panics");
+        ids.into_iter()
+            .filter_map(|id| Some((id, readers.get(&id)?.clone())))
+            .collect()
     }
 
     /// The registry client behind this codec.
@@ -378,6 +440,7 @@ impl Codec {
             Some(schema) => schema,
             None => {
                 let text = self.registry.schema_text(id).await?;
+                self.fetched.lock().expect("no holder of this lock panics").push(id);
                 self.remember(id, &text)?
             }
         };

@@ -3,7 +3,7 @@
 //! [`headers`] and [`from_record`] are inverse. Reading is strict about what identity and order depend on and says which
 //! header is at fault; what only helps to trace is dropped when it cannot be used. This file never touches a broker.
 
-use jiff::Timestamp;
+use jiff::{Timestamp, Unit};
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 use uuid::Uuid;
 
@@ -66,7 +66,11 @@ pub fn headers(recorded: &Recorded, service: &str) -> OwnedHeaders {
     let envelope = &recorded.envelope;
     let mut id = Uuid::encode_buffer();
     // Microseconds, as the database keeps them: a row that was handed over and a row that was read look the same.
-    let time = format!("{:.6}", envelope.occurred_at);
+    let time = envelope
+        .occurred_at
+        .round(Unit::Microsecond)
+        .unwrap_or(envelope.occurred_at);
+    let time = format!("{time:.6}");
     let text = |headers: OwnedHeaders, key, value: &str| {
         headers.insert(Header {
             key,
@@ -288,7 +292,7 @@ mod tests {
         recorded.envelope.occurred_at = Timestamp::from_nanosecond(1_700_000_000_123_456_789).unwrap();
         let written = headers(&recorded, "counter");
         let time = written.iter().find(|header| header.key == names::TIME).unwrap().value;
-        assert_eq!(time, Some(b"2023-11-14T22:13:20.123456Z".as_slice()));
+        assert_eq!(time, Some(b"2023-11-14T22:13:20.123457Z".as_slice()));
     }
 
     #[test]

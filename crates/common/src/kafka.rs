@@ -257,15 +257,7 @@ pub async fn partitions(settings: &Settings, topic: &str) -> Result<i32, Error> 
 /// # Errors
 /// [`Error::NoSuchTopic`], or the broker did not answer.
 pub async fn log_ends(settings: &Settings, topics: &[String]) -> Result<Vec<LogEnd>, Error> {
-    let cluster = cluster(settings).await?;
-    let mut wanted = Vec::new();
-    for topic in topics {
-        let count = cluster
-            .partitions
-            .get(topic)
-            .ok_or_else(|| Error::NoSuchTopic { topic: topic.clone() })?;
-        wanted.extend((0..*count).map(|partition| (topic.clone(), partition)));
-    }
+    let wanted = partitions_of(settings, topics).await?;
     blocking(settings, move |consumer| {
         wanted
             .into_iter()
@@ -285,40 +277,57 @@ pub async fn log_ends(settings: &Settings, topics: &[String]) -> Result<Vec<LogE
     .await
 }
 
-/// For each partition of `topic` the offset of its first record at `at` or later; `None` where there is none.
+/// For each partition of `topics` the offset of its first record at `at` or later; the end of its log where there is none.
 ///
 /// # Errors
 /// [`Error::NoSuchTopic`], or the broker did not answer.
 pub async fn offsets_for_time(
     settings: &Settings,
-    topic: &str,
+    topics: &[String],
     at: Timestamp,
-) -> Result<Vec<(i32, Option<i64>)>, Error> {
-    let count = partitions(settings, topic).await?;
-    let topic = topic.to_owned();
+) -> Result<Vec<(String, i32, i64)>, Error> {
+    let wanted = partitions_of(settings, topics).await?;
     blocking(settings, move |consumer| {
-        let what = || format!("asking where {topic} was at {at}");
-        let mut times = TopicPartitionList::new();
-        for partition in 0..count {
+        let what = || format!("asking for offsets at {at}");
+        let mut times = TopicPartitionList::with_capacity(wanted.len());
+        for (topic, partition) in &wanted {
             times
-                .add_partition_offset(&topic, partition, Offset::Offset(at.as_millisecond().max(0)))
+                .add_partition_offset(topic, *partition, Offset::Offset(at.as_millisecond().max(0)))
                 .map_err(asked(what))?;
         }
         let offsets = consumer.offsets_for_times(times, ASK_TIMEOUT).map_err(asked(what))?;
-        offsets
-            .elements()
-            .iter()
-            .map(|element| {
-                element.error().map_err(asked(what))?;
-                let offset = match element.offset() {
-                    Offset::Offset(offset) => Some(offset),
-                    _ => None,
-                };
-                Ok((element.partition(), offset))
-            })
-            .collect()
+        let mut found = Vec::with_capacity(wanted.len());
+        for element in offsets.elements() {
+            element.error().map_err(asked(what))?;
+            let (topic, partition) = (element.topic().to_owned(), element.partition());
+            let offset = match element.offset() {
+                Offset::Offset(offset) => offset,
+                _ => {
+                    consumer
+                        .fetch_watermarks(&topic, partition, ASK_TIMEOUT)
+                        .map_err(asked(what))?
+                        .1
+                }
+            };
+            found.push((topic, partition, offset));
+        }
+        Ok(found)
     })
     .await
+}
+
+/// Every partition of `topics`.
+async fn partitions_of(settings: &Settings, topics: &[String]) -> Result<Vec<(String, i32)>, Error> {
+    let cluster = cluster(settings).await?;
+    let mut all = Vec::new();
+    for topic in topics {
+        let count = cluster
+            .partitions
+            .get(topic)
+            .ok_or_else(|| Error::NoSuchTopic { topic: topic.clone() })?;
+        all.extend((0..*count).map(|partition| (topic.clone(), partition)));
+    }
+    Ok(all)
 }
 
 /// What metadata says: how many brokers there are, and each topic's partitions.

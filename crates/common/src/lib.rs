@@ -4,9 +4,13 @@
 
 pub mod claims;
 pub mod codec;
+pub mod committer;
 pub mod config;
+pub mod consumer;
+pub mod deadlines;
 pub mod envelope;
 pub mod event;
+pub mod http;
 pub mod inbox;
 pub mod kafka;
 pub mod migrate;
@@ -14,6 +18,9 @@ pub mod model;
 pub mod parking;
 pub mod pg;
 pub mod record;
+pub mod relay;
+pub mod service;
 pub mod store;
 pub mod telemetry;
+pub mod timers;
 pub mod waiters;

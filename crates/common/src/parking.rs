@@ -278,50 +278,68 @@ async fn bury(tx: &Transaction<'_>, consumer: &str, aside: &SetAside<'_>, failur
     Ok(())
 }
 
-/// Keys whose head is due for another attempt: topic and key, the longest waiting first.
+/// Claims up to `limit` keys whose head is due for another attempt, and reads those heads: another copy, or this one
+/// after a crash, takes them up when nothing came of it within `lease`.
 ///
 /// # Errors
 /// The database's.
-pub async fn due(client: &impl GenericClient, consumer: &str, limit: i64) -> Result<Vec<(String, String)>, Error> {
+pub async fn claim_due(
+    client: &impl GenericClient,
+    consumer: &str,
+    limit: i64,
+    lease: Duration,
+) -> Result<Vec<Head>, Error> {
     let rows = client
         .query(
-            "SELECT topic, key FROM parked_keys
-             WHERE consumer = $1 AND state = 0 AND next_attempt_at <= now() ORDER BY next_attempt_at LIMIT $2",
-            &[&consumer, &limit],
+            "WITH due AS (
+                 SELECT consumer, topic, key FROM parked_keys
+                 WHERE consumer = $1 AND state = 0 AND next_attempt_at <= now()
+                 ORDER BY next_attempt_at LIMIT $2 FOR UPDATE SKIP LOCKED),
+             claimed AS (
+                 UPDATE parked_keys k SET next_attempt_at = now() + $3::double precision * interval '1 second'
+                 FROM due WHERE (k.consumer, k.topic, k.key) = (due.consumer, due.topic, due.key)
+                 RETURNING k.consumer, k.topic, k.key, k.attempts)
+             SELECT head.*, claimed.attempts AS key_attempts FROM claimed CROSS JOIN LATERAL (
+                 SELECT * FROM parked p WHERE (p.consumer, p.topic, p.key) = (claimed.consumer, claimed.topic, claimed.key)
+                 ORDER BY stream_version, seq LIMIT 1) AS head",
+            &[&consumer, &limit, &lease.as_secs_f64()],
         )
         .await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    Ok(rows
+        .iter()
+        .map(|row| Head {
+            seq: row.get("seq"),
+            key: row.get("key"),
+            record: record_of(row),
+            attempts: row.get("key_attempts"),
+            first_failed_at: row.get("parked_at"),
+        })
+        .collect())
 }
 
-/// Locks a key that is due and reads its head; `None` when another copy has it, or it was released meanwhile.
+/// Locks a head's key; whether the key is still to be retried and this record is still its head.
 ///
 /// # Errors
 /// The database's.
-pub async fn lock_head(tx: &Transaction<'_>, consumer: &str, topic: &str, key: &str) -> Result<Option<Head>, Error> {
-    let Some(parked) = tx
-        .query_opt(
-            "SELECT attempts, since FROM parked_keys
-             WHERE consumer = $1 AND topic = $2 AND key = $3 AND state = 0 FOR UPDATE SKIP LOCKED",
-            &[&consumer, &topic, &key],
-        )
-        .await?
-    else {
-        return Ok(None);
-    };
-    let head = tx
-        .query_opt(
-            "SELECT * FROM parked WHERE consumer = $1 AND topic = $2 AND key = $3
-             ORDER BY stream_version, seq LIMIT 1",
-            &[&consumer, &topic, &key],
+pub async fn confirm_head(tx: &Transaction<'_>, consumer: &str, head: &Head) -> Result<bool, Error> {
+    let topic = &*head.record.topic;
+    let locked = tx
+        .execute(
+            "SELECT FROM parked_keys WHERE consumer = $1 AND topic = $2 AND key = $3 AND state = 0 FOR UPDATE",
+            &[&consumer, &topic, &head.key],
         )
         .await?;
-    Ok(head.map(|row| Head {
-        seq: row.get("seq"),
-        key: key.to_owned(),
-        record: record_of(&row),
-        attempts: parked.get(0),
-        first_failed_at: row.get("parked_at"),
-    }))
+    if locked == 0 {
+        return Ok(false);
+    }
+    let first = tx
+        .query_opt(
+            "SELECT seq FROM parked WHERE consumer = $1 AND topic = $2 AND key = $3
+             ORDER BY stream_version, seq LIMIT 1",
+            &[&consumer, &topic, &head.key],
+        )
+        .await?;
+    Ok(first.is_some_and(|row| row.get::<_, i64>(0) == head.seq))
 }
 
 /// Takes a handled head out of its queue; the key is released with its last record, else the next head is due at once.
@@ -376,6 +394,7 @@ fn record_of(row: &Row) -> Record {
         value: row.get::<_, Option<Vec<u8>>>("value").map(Bytes::from),
         headers: Some(Record::headers_of_columns(&names, &values)),
         epoch: 0,
+        permit: None,
     }
 }
 

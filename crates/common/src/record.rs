@@ -6,6 +6,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use rdkafka::Message as _;
 use rdkafka::message::{BorrowedMessage, Header, Headers as _, OwnedHeaders};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// One record of one partition.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct Record {
     pub headers: Option<OwnedHeaders>,
     /// The claim under which its partition was read; 0 for a record read from the database.
     pub epoch: i64,
+    /// Its share of the memory that records may take, given back when it is dropped.
+    pub permit: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Record {
@@ -43,6 +46,7 @@ impl Record {
             value: message.payload().map(Bytes::copy_from_slice),
             headers: message.headers().map(rdkafka::message::BorrowedHeaders::detach),
             epoch,
+            permit: None,
         }
     }
 

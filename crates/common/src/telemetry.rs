@@ -180,6 +180,12 @@ pub fn current_trace() -> TraceContext {
         .unwrap_or_else(TraceContext::generate)
 }
 
+/// Names the current span's correlation, so that every log line inside it shows which story it belongs to. The span must
+/// have been made with an empty field `correlation.id`, as those of the HTTP server are.
+pub fn correlate(id: impl std::fmt::Display) {
+    Span::current().record("correlation.id", tracing::field::display(id));
+}
+
 /// [`current_trace`] as a W3C `traceparent`, for rows and headers.
 pub fn current_traceparent() -> Option<String> {
     Some(current_trace().to_string())

@@ -1,0 +1,580 @@
+//! One attempt at one batch: a single transaction from the inbox to the read models.
+//!
+//! Locks are taken in one order, each kind sorted and in one statement: inbox ids, parked keys, the model's rows, then
+//! streams as they are appended to. Nothing here waits for the network but for Postgres.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use deadpool_postgres::Transaction;
+use futures_util::try_join;
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::cache::Versioned;
+use super::{Committer, Expect, Item, Origin};
+use crate::event::{Cause, Envelope, EventSet as _, Recorded, StreamId, derived_id};
+use crate::inbox::{self, Outcome as InboxOutcome, Progress};
+use crate::model::{Change, Model};
+use crate::parking::{self, Disposition, Failure, SetAside};
+use crate::{store, timers};
+
+/// Why an attempt changed nothing.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// A pooled connection could not be had.
+    Pool(deadpool_postgres::PoolError),
+    /// A statement or the commit failed.
+    Database(tokio_postgres::Error),
+    /// A decision rested on a state that may be stale: look again.
+    Stale,
+    /// Somebody else claimed these partitions.
+    Fenced(Vec<(String, i32)>),
+    /// One item failed after it had begun to change rows: take the items one by one.
+    Entangled,
+    /// An event does not fit its own schema, or is too long: a defect, told as it is.
+    Encoding(String),
+}
+
+impl From<tokio_postgres::Error> for Failed {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<deadpool_postgres::PoolError> for Failed {
+    fn from(error: deadpool_postgres::PoolError) -> Self {
+        Self::Pool(error)
+    }
+}
+
+/// What one item came to.
+#[derive(Debug)]
+pub(super) enum Settled<M: Model> {
+    /// Its commands took effect (or were recognised as done).
+    Done {
+        stream: Option<StreamId>,
+        events: Vec<Recorded>,
+    },
+    /// Its command was refused.
+    Rejected(M::Rejection),
+    /// It had taken effect before.
+    Duplicate,
+    /// Its record waits or is a dead letter.
+    SetAside(Option<Failure>),
+    /// Nothing to do.
+    Skipped,
+    /// A parked head that somebody else has dealt with.
+    Stale,
+}
+
+/// A committed batch.
+pub(super) struct Committed<M: Model> {
+    pub(super) results: Vec<Settled<M>>,
+    pub(super) streams: BTreeMap<StreamId, Working<M>>,
+    pub(super) progress: Vec<Progress>,
+}
+
+/// A stream while its batch is decided.
+pub(super) struct Working<M: Model> {
+    /// `true` if `before` came from the cache and not from this transaction.
+    guessed: bool,
+    before: Arc<M::State>,
+    pub(super) after: Arc<M::State>,
+    pub(super) version: i64,
+    events: Vec<(M::Event, Recorded)>,
+}
+
+impl<M: Model> Committed<M> {
+    /// What happened, stream by stream.
+    pub(super) fn changes(&self) -> Vec<Change<'_, M>> {
+        changes(&self.streams)
+    }
+
+    /// All appended events in order of position.
+    pub(super) fn recorded(&self) -> Vec<Recorded> {
+        let events = self.streams.values().flat_map(|stream| &stream.events);
+        let mut all: Vec<Recorded> = events.map(|(_, recorded)| recorded.clone()).collect();
+        all.sort_unstable_by_key(|recorded| recorded.envelope.position);
+        all
+    }
+}
+
+fn changes<M: Model>(streams: &BTreeMap<StreamId, Working<M>>) -> Vec<Change<'_, M>> {
+    let changed = streams.iter().filter(|(_, stream)| !stream.events.is_empty());
+    changed
+        .map(|(stream_id, stream)| Change {
+            stream_id,
+            before: &*stream.before,
+            after: &*stream.after,
+            version: stream.version,
+            events: &stream.events,
+        })
+        .collect()
+}
+
+impl<M: Model> Committer<M> {
+    /// Decides and commits `items` in one transaction, or changes nothing.
+    pub(super) async fn attempt(&self, items: &[Item<M>]) -> Result<Committed<M>, Failed> {
+        let mut client = self.pool.get().await?;
+        let tx = client.transaction().await?;
+        let progress = progress_of(items);
+        let (distinct, mut results) = distinct_ids(items);
+        let ids: Vec<Uuid> = distinct.iter().copied().collect();
+        let keys = keys_of(items);
+        let (mut streams, unknown) = self.known_streams(items);
+        let unknown_refs: Vec<&StreamId> = unknown.iter().collect();
+        let (fenced, fresh, parked, history) = try_join!(
+            inbox::advance(&tx, M::NAME, &progress),
+            inbox::take(&tx, M::NAME, &ids),
+            parking::parked_among(&tx, M::NAME, &keys),
+            store::load(&tx, M::NAME, &unknown_refs),
+        )?;
+        if !fenced.is_empty() {
+            return Err(Failed::Fenced(fenced));
+        }
+        self.fold(&mut streams, history).await?;
+        self.sort_out(items, &fresh, &parked, &mut results);
+        self.drop_stale_heads(&tx, items, &mut results).await?;
+
+        let open: Vec<usize> = (0..items.len()).filter(|index| results[*index].is_none()).collect();
+        let now = now();
+        let mut rows = {
+            let commands = commands_of(items, &open);
+            let with_states: Vec<_> = commands
+                .iter()
+                .map(|(stream, command)| (*stream, *command, &*streams[*stream].after))
+                .collect();
+            self.model.lock_rows(&tx, &with_states).await?
+        };
+        for index in open {
+            results[index] = Some(self.decide_item(&items[index], &mut streams, &mut rows, now, items.len() == 1)?);
+        }
+        let results: Vec<Settled<M>> = results
+            .into_iter()
+            .map(|result| result.expect("each item was sorted out or decided"))
+            .collect();
+
+        let mut appended: Vec<&mut Recorded> = streams
+            .values_mut()
+            .flat_map(|stream| stream.events.iter_mut().map(|(_, recorded)| recorded))
+            .collect();
+        store::append(&tx, &mut appended).await?;
+        let refused_alone = items.len() == 1 && matches!(results[0], Settled::SetAside(_) | Settled::Rejected(_));
+        if refused_alone {
+            rows = self.model.lock_rows(&tx, &[]).await?;
+        }
+        self.set_aside(&tx, items, &results, now).await?;
+        let changed = changes(&streams);
+        if !changed.is_empty() {
+            let deadlines: Vec<_> = changed
+                .iter()
+                .map(|change| {
+                    (
+                        change.stream_id,
+                        self.model.deadline(change.before),
+                        self.model.deadline(change.after),
+                    )
+                })
+                .collect();
+            timers::rearm(&tx, &deadlines).await?;
+            self.model.project(&tx, &changed, rows).await?;
+        }
+        tx.commit().await?;
+        let mut committed = Committed {
+            results,
+            streams,
+            progress,
+        };
+        fill_events(&mut committed, items);
+        Ok(committed)
+    }
+
+    /// States from the cache, and the streams that must be read.
+    fn known_streams(&self, items: &[Item<M>]) -> (BTreeMap<StreamId, Working<M>>, Vec<StreamId>) {
+        let mut streams = BTreeMap::new();
+        let mut unknown = Vec::new();
+        for item in items {
+            for (stream, _) in &item.commands {
+                if streams.contains_key(stream) {
+                    continue;
+                }
+                let cached = self.cache.get(stream);
+                let guessed = cached.is_some();
+                if cached.is_none() && item.expect == Expect::Any {
+                    unknown.push(stream.clone());
+                }
+                let known = cached.unwrap_or_else(|| Versioned {
+                    version: 0,
+                    state: Arc::default(),
+                });
+                streams.insert(
+                    stream.clone(),
+                    Working {
+                        guessed,
+                        before: known.state.clone(),
+                        after: known.state,
+                        version: known.version,
+                        events: Vec::new(),
+                    },
+                );
+            }
+        }
+        (streams, unknown)
+    }
+
+    /// Folds what was read into the streams.
+    async fn fold(&self, streams: &mut BTreeMap<StreamId, Working<M>>, history: Vec<Recorded>) -> Result<(), Failed> {
+        for recorded in history {
+            let event = self
+                .codec
+                .decode::<M::Event>(&recorded.payload)
+                .await
+                .map_err(|error| {
+                    Failed::Encoding(format!(
+                        "event {} of stream {} in our own store does not decode: {error}",
+                        recorded.envelope.id, recorded.stream_id
+                    ))
+                })?;
+            let stream = streams
+                .get_mut(&recorded.stream_id)
+                .expect("only asked-for streams were read");
+            self.model
+                .evolve(Arc::make_mut(&mut stream.after), &event, &recorded.envelope);
+            stream.version = recorded.envelope.stream_version;
+        }
+        for stream in streams.values_mut() {
+            stream.before = stream.after.clone();
+        }
+        Ok(())
+    }
+
+    /// Settles the items that need no decision: skipped, duplicate, queueing behind a parked key, undecodable.
+    fn sort_out(
+        &self,
+        items: &[Item<M>],
+        fresh: &HashSet<Uuid>,
+        parked: &HashSet<(String, String)>,
+        results: &mut [Option<Settled<M>>],
+    ) {
+        // A key that this very batch parks holds back what follows it in the batch.
+        let mut newly_parked: HashSet<(&str, &str)> = HashSet::new();
+        for (item, result) in items.iter().zip(results) {
+            if result.is_some() {
+                continue;
+            }
+            let Origin::Record { record, envelope } = &item.origin else {
+                if let Some(failure) = &item.failure {
+                    *result = Some(Settled::SetAside(Some(failure.clone())));
+                }
+                continue;
+            };
+            let Some(envelope) = envelope else {
+                *result = Some(match &item.failure {
+                    Some(failure) => Settled::SetAside(Some(failure.clone())),
+                    None => Settled::Skipped,
+                });
+                continue;
+            };
+            if item.is_idle() {
+                *result = Some(Settled::Skipped);
+                continue;
+            }
+            let key = (&*record.topic, &*envelope.subject);
+            *result = if !fresh.contains(&envelope.id) {
+                Some(Settled::Duplicate)
+            } else if newly_parked.contains(&key) || parked.contains(&(key.0.to_owned(), key.1.to_owned())) {
+                Some(Settled::SetAside(None))
+            } else if let Some(failure) = &item.failure {
+                newly_parked.insert(key);
+                Some(Settled::SetAside(Some(failure.clone())))
+            } else {
+                None
+            };
+        }
+    }
+
+    /// Skips heads that somebody else has dealt with since they were read.
+    async fn drop_stale_heads(
+        &self,
+        tx: &Transaction<'_>,
+        items: &[Item<M>],
+        results: &mut [Option<Settled<M>>],
+    ) -> Result<(), Failed> {
+        for (item, result) in items.iter().zip(results) {
+            if let Origin::Head(head) = &item.origin
+                && !parking::confirm_head(tx, M::NAME, &head.head).await?
+            {
+                *result = Some(Settled::Stale);
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides one item's commands in order against the states so far.
+    fn decide_item(
+        &self,
+        item: &Item<M>,
+        streams: &mut BTreeMap<StreamId, Working<M>>,
+        rows: &mut M::Rows,
+        now: Timestamp,
+        alone: bool,
+    ) -> Result<Settled<M>, Failed> {
+        let mut ordinal = 0;
+        let mut touched: Vec<(StreamId, Arc<M::State>, i64, usize)> = Vec::new();
+        for (stream_id, command) in &item.commands {
+            let stream = streams.get_mut(stream_id).expect("every command's stream was loaded");
+            let decided = self.model.decide(stream_id, &stream.after, rows, command, now);
+            let untouched_guess = stream.guessed && stream.events.is_empty();
+            match decided {
+                // A stale state may hide what there is to do, or refuse what is allowed by now.
+                Ok(events) if events.is_empty() && untouched_guess => {
+                    self.cache.evict(stream_id);
+                    return Err(Failed::Stale);
+                }
+                Err(_) if untouched_guess => {
+                    self.cache.evict(stream_id);
+                    return Err(Failed::Stale);
+                }
+                Ok(events) => {
+                    touched.push((
+                        stream_id.clone(),
+                        stream.after.clone(),
+                        stream.version,
+                        stream.events.len(),
+                    ));
+                    for event in events {
+                        self.record(stream_id, stream, event, &item.cause, ordinal, now)?;
+                        ordinal += 1;
+                    }
+                }
+                Err(rejection) => {
+                    if ordinal > 0 && !alone {
+                        return Err(Failed::Entangled);
+                    }
+                    for (stream_id, state, version, events) in touched.into_iter().rev() {
+                        let stream = streams.get_mut(&stream_id).expect("it was there a moment ago");
+                        stream.after = state;
+                        stream.version = version;
+                        stream.events.truncate(events);
+                    }
+                    return Ok(match &item.origin {
+                        Origin::Asked => Settled::Rejected(rejection),
+                        Origin::Record { envelope, .. } if !alone && envelope.is_some() => {
+                            // Later records of the key must queue behind this one: sort them out alone.
+                            return Err(Failed::Entangled);
+                        }
+                        Origin::Record { .. } | Origin::Head(_) => {
+                            Settled::SetAside(Some(Failure::new("rejected", Disposition::Business, &rejection)))
+                        }
+                    });
+                }
+            }
+        }
+        let stream = item.commands.first().map(|(stream, _)| stream.clone());
+        Ok(Settled::Done {
+            stream,
+            events: Vec::new(),
+        })
+    }
+
+    fn record(
+        &self,
+        stream_id: &StreamId,
+        stream: &mut Working<M>,
+        event: M::Event,
+        cause: &Cause,
+        ordinal: usize,
+        now: Timestamp,
+    ) -> Result<(), Failed> {
+        let (schema_id, payload) = self.codec.encode(&event).map_err(|error| {
+            Failed::Encoding(format!("{} does not fit its schema: {error}", event.event_type().name))
+        })?;
+        if payload.len() > store::PAYLOAD_LENGTH_MAX {
+            return Err(Failed::Encoding(format!(
+                "{} of {} bytes is longer than the {} that a topic takes",
+                event.event_type().name,
+                payload.len(),
+                store::PAYLOAD_LENGTH_MAX
+            )));
+        }
+        stream.version += 1;
+        let envelope = Envelope {
+            id: derived_id(M::NAME, cause.id, cause.at, ordinal),
+            event_type: event.event_type().name.into(),
+            source: M::NAME.into(),
+            subject: stream_id.key().into(),
+            occurred_at: now,
+            correlation_id: cause.correlation_id,
+            causation_id: cause.id,
+            traceparent: cause.traceparent.clone(),
+            stream_version: stream.version,
+            position: 0,
+        };
+        self.model.evolve(Arc::make_mut(&mut stream.after), &event, &envelope);
+        stream.events.push((
+            event,
+            Recorded {
+                stream_id: stream_id.clone(),
+                envelope,
+                schema_id,
+                payload,
+            },
+        ));
+        Ok(())
+    }
+
+    /// Writes down what waits, what is dead, and what became of parked heads.
+    async fn set_aside(
+        &self,
+        tx: &Transaction<'_>,
+        items: &[Item<M>],
+        results: &[Settled<M>],
+        now: Timestamp,
+    ) -> Result<(), Failed> {
+        let mut aside = Vec::new();
+        let mut outcomes: HashMap<i16, Vec<Uuid>> = HashMap::new();
+        for (item, result) in items.iter().zip(results) {
+            match (&item.origin, result) {
+                (Origin::Record { record, envelope }, Settled::SetAside(failure)) => {
+                    let dead = failure
+                        .as_ref()
+                        .is_some_and(|failure| failure.disposition != Disposition::Retry);
+                    if let Some(envelope) = envelope {
+                        let outcome = if dead { InboxOutcome::Dead } else { InboxOutcome::Parked };
+                        outcomes.entry(outcome as i16).or_default().push(envelope.id);
+                    }
+                    aside.push(SetAside {
+                        record,
+                        envelope: envelope.as_ref(),
+                        failure: failure.as_ref(),
+                        attempts: i32::from(failure.is_some()),
+                        first_failed_at: now,
+                        next_attempt_at: later(now, self.retry.wait(1)),
+                    });
+                }
+                (Origin::Head(head), Settled::SetAside(Some(failure))) => {
+                    let attempts = head.head.attempts + 1;
+                    let mut failure = failure.clone();
+                    if failure.disposition == Disposition::Retry && attempts >= self.retry.attempts_max {
+                        failure.disposition = Disposition::Exhausted;
+                    }
+                    if failure.disposition != Disposition::Retry {
+                        outcomes
+                            .entry(InboxOutcome::Dead as i16)
+                            .or_default()
+                            .push(head.envelope.id);
+                    }
+                    let entry = SetAside {
+                        record: &head.head.record,
+                        envelope: Some(&head.envelope),
+                        failure: Some(&failure),
+                        attempts,
+                        first_failed_at: head.head.first_failed_at,
+                        next_attempt_at: later(now, self.retry.wait(attempts)),
+                    };
+                    parking::set_aside(tx, M::NAME, &[entry]).await?;
+                }
+                (Origin::Head(_), Settled::Stale) => {}
+                (Origin::Head(head), _) => {
+                    outcomes
+                        .entry(InboxOutcome::Applied as i16)
+                        .or_default()
+                        .push(head.envelope.id);
+                    parking::release_head(tx, M::NAME, &head.head).await?;
+                }
+                _ => {}
+            }
+        }
+        parking::set_aside(tx, M::NAME, &aside).await?;
+        for outcome in [InboxOutcome::Applied, InboxOutcome::Parked, InboxOutcome::Dead] {
+            let ids = outcomes.remove(&(outcome as i16)).unwrap_or_default();
+            inbox::set_outcome(tx, M::NAME, &ids, outcome).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The batch's time, as precise as the database keeps it.
+fn now() -> Timestamp {
+    Timestamp::from_microsecond(Timestamp::now().as_microsecond()).expect("a time of now is in range")
+}
+
+fn later(now: Timestamp, wait: std::time::Duration) -> Timestamp {
+    now.checked_add(wait).unwrap_or(Timestamp::MAX)
+}
+
+/// The distinct new ids of records with something to do; a second copy in the same batch is settled as a duplicate.
+fn distinct_ids<M: Model>(items: &[Item<M>]) -> (HashSet<Uuid>, Vec<Option<Settled<M>>>) {
+    let mut distinct = HashSet::new();
+    let mut results = Vec::with_capacity(items.len());
+    for item in items {
+        results.push(match &item.origin {
+            Origin::Record {
+                envelope: Some(envelope),
+                ..
+            } if !item.is_idle() => (!distinct.insert(envelope.id)).then_some(Settled::Duplicate),
+            _ => None,
+        });
+    }
+    (distinct, results)
+}
+
+fn keys_of<M: Model>(items: &[Item<M>]) -> Vec<(&str, &str)> {
+    let mut keys: Vec<(&str, &str)> = items
+        .iter()
+        .filter(|item| !item.is_idle())
+        .filter_map(|item| match &item.origin {
+            Origin::Record {
+                record,
+                envelope: Some(envelope),
+            } => Some((&*record.topic, &*envelope.subject)),
+            _ => None,
+        })
+        .collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+fn commands_of<'a, M: Model>(items: &'a [Item<M>], open: &[usize]) -> Vec<(&'a StreamId, &'a M::Command)> {
+    open.iter()
+        .flat_map(|index| items[*index].commands.iter().map(|(stream, command)| (stream, command)))
+        .collect()
+}
+
+/// The last offset of each partition in the batch, plus one.
+fn progress_of<M: Model>(items: &[Item<M>]) -> Vec<Progress> {
+    let mut last: BTreeMap<(&str, i32), (i64, i64)> = BTreeMap::new();
+    for item in items {
+        if let Origin::Record { record, .. } = &item.origin {
+            last.insert((&record.topic, record.partition), (record.offset + 1, record.epoch));
+        }
+    }
+    last.into_iter()
+        .map(|((topic, partition), (next_offset, epoch))| Progress {
+            topic: topic.to_owned(),
+            partition,
+            next_offset,
+            epoch,
+        })
+        .collect()
+}
+
+/// Gives each item the events that it caused.
+fn fill_events<M: Model>(committed: &mut Committed<M>, items: &[Item<M>]) {
+    for (item, result) in items.iter().zip(&mut committed.results) {
+        if let (Origin::Asked, Settled::Done { events, .. }) = (&item.origin, result) {
+            let streams = item
+                .commands
+                .iter()
+                .filter_map(|(stream, _)| committed.streams.get(stream));
+            events.extend(
+                streams
+                    .flat_map(|stream| &stream.events)
+                    .filter(|(_, recorded)| recorded.envelope.causation_id == item.cause.id)
+                    .map(|(_, recorded)| recorded.clone()),
+            );
+        }
+    }
+}

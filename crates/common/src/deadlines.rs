@@ -1,0 +1,250 @@
+//! The clockwork of a service: deadlines that have passed, parked heads that are due, and figures for people.
+//!
+//! A deadline that decides over what others did must not fire because *we* were late: after an outage every order would
+//! be cancelled at once. Such deadlines wait until the relay has nothing old to publish and the consumer has read, on
+//! every partition of its input, past a moment ago; and then for a grace in which the others can answer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::Pool;
+use jiff::Timestamp;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::committer::{Commands, Committer, Expect, SubmitError};
+use crate::event::{Cause, StreamId, named_id};
+use crate::inbox;
+use crate::kafka;
+use crate::model::Model;
+use crate::parking;
+use crate::relay;
+use crate::store;
+use crate::telemetry::names;
+use crate::timers;
+
+/// Deadlines taken up in one turn.
+pub const DEADLINES_CLAIMED_MAX: i64 = 256;
+/// Parked heads taken up in one turn.
+pub const HEADS_CLAIMED_MAX: i64 = 64;
+/// How long a claimed deadline or head belongs to this copy.
+pub const CLAIM_LEASE: Duration = Duration::from_secs(30);
+/// How old the oldest unpublished event may be for this service to count as up to date.
+const RELAY_AGE_MAX: Duration = Duration::from_secs(2);
+/// How far behind now the consumer may be to count as up to date.
+const INPUT_AGE_MAX: Duration = Duration::from_secs(2);
+/// How often figures are taken that cost a query.
+const FIGURES_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What the clockwork needs to know.
+#[derive(Clone)]
+pub struct Settings {
+    /// Topics whose partitions must have been read, with namespace.
+    pub topics: Vec<String>,
+    /// How to reach the brokers.
+    pub kafka: kafka::Settings,
+    /// How often it looks.
+    pub interval: Duration,
+    /// How long the service must have been up to date before a deadline of others fires.
+    pub grace: Duration,
+}
+
+/// Runs until `shutdown`.
+pub async fn run<M: Model>(
+    settings: Settings,
+    committer: Arc<Committer<M>>,
+    commands: Commands<M>,
+    pool: Pool,
+    relay: relay::Handle,
+    shutdown: CancellationToken,
+) {
+    let mut clockwork = Clockwork {
+        settings,
+        committer,
+        commands,
+        pool,
+        relay,
+        up_to_date_since: None,
+    };
+    let mut ticks = tokio::time::interval(clockwork.settings.interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut figures_at = Instant::now();
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        if let Err(error) = clockwork.turn(&shutdown).await {
+            tracing::debug!(service = M::NAME, error, "the clockwork could not turn");
+        }
+        if figures_at <= Instant::now() {
+            figures_at = Instant::now() + FIGURES_INTERVAL;
+            if let Err(error) = clockwork.figures().await {
+                tracing::debug!(service = M::NAME, error, "figures are not to be had now");
+            }
+        }
+    }
+}
+
+struct Clockwork<M: Model> {
+    settings: Settings,
+    committer: Arc<Committer<M>>,
+    commands: Commands<M>,
+    pool: Pool,
+    relay: relay::Handle,
+    up_to_date_since: Option<Instant>,
+}
+
+impl<M: Model> Clockwork<M> {
+    async fn turn(&mut self, shutdown: &CancellationToken) -> Result<(), String> {
+        let client = self.pool.get().await.map_err(text)?;
+        let heads = parking::claim_due(&client, M::NAME, HEADS_CLAIMED_MAX, CLAIM_LEASE)
+            .await
+            .map_err(text)?;
+        let ahead = if M::DEADLINES_WAIT_FOR_INPUT {
+            self.settings.grace
+        } else {
+            Duration::ZERO
+        };
+        let due = timers::any_due(&client, ahead).await.map_err(text)?;
+        drop(client);
+        if !heads.is_empty() {
+            metrics::counter!(names::PARKED_RETRIES_TOTAL, "consumer" => M::NAME).increment(heads.len() as u64);
+            self.committer.retry_parked(heads, shutdown).await;
+        }
+        if due && self.may_fire().await {
+            self.fire().await?;
+        }
+        Ok(())
+    }
+
+    /// Whether this service has been up to date for the whole grace.
+    async fn may_fire(&mut self) -> bool {
+        if !M::DEADLINES_WAIT_FOR_INPUT {
+            return true;
+        }
+        match self.is_up_to_date().await {
+            Ok(true) => self.up_to_date_since.get_or_insert_with(Instant::now).elapsed() >= self.settings.grace,
+            Ok(false) => {
+                self.up_to_date_since = None;
+                false
+            }
+            Err(error) => {
+                tracing::info!(
+                    service = M::NAME,
+                    error,
+                    "deadlines wait: it is not known whether all input was read"
+                );
+                self.up_to_date_since = None;
+                false
+            }
+        }
+    }
+
+    async fn is_up_to_date(&self) -> Result<bool, String> {
+        if self.relay.status().unpublished_age > RELAY_AGE_MAX {
+            return Ok(false);
+        }
+        let moment = Timestamp::now().checked_sub(INPUT_AGE_MAX).map_err(text)?;
+        let client = self.pool.get().await.map_err(text)?;
+        let ours: HashMap<(String, i32), i64> = inbox::offsets(&client, M::NAME)
+            .await
+            .map_err(text)?
+            .into_iter()
+            .map(|(topic, partition, next_offset)| ((topic, partition), next_offset))
+            .collect();
+        drop(client);
+        // Under steady traffic the very end is never reached; what counts is what was there a moment ago.
+        let must_have_read = kafka::offsets_for_time(&self.settings.kafka, &self.settings.topics, moment)
+            .await
+            .map_err(text)?;
+        Ok(must_have_read
+            .into_iter()
+            .all(|(topic, partition, offset)| ours.get(&(topic, partition)).copied().unwrap_or(0) >= offset))
+    }
+
+    async fn fire(&self) -> Result<(), String> {
+        let client = self.pool.get().await.map_err(text)?;
+        let claimed = timers::claim(&client, DEADLINES_CLAIMED_MAX, CLAIM_LEASE)
+            .await
+            .map_err(text)?;
+        drop(client);
+        metrics::gauge!(names::TIMERS_DUE, "service" => M::NAME).set(claimed.len() as f64);
+        let turns = claimed.iter().map(|(stream, due)| self.fire_one(stream, *due));
+        for result in futures_util::future::join_all(turns).await {
+            if let Err(error) = result {
+                // The claim runs out and the deadline comes up again.
+                tracing::warn!(service = M::NAME, error, "a deadline could not be dealt with yet");
+            }
+        }
+        Ok(())
+    }
+
+    async fn fire_one(&self, stream: &StreamId, due: Timestamp) -> Result<(), String> {
+        let (state, _) = self.committer.state(stream).await?;
+        let mut next = self.committer.model().deadline(&state);
+        if next.is_some_and(|next| next <= Timestamp::now())
+            && let Some(command) = self.committer.model().on_deadline(stream, &state, due).await
+        {
+            let due_text = due.as_millisecond().to_string();
+            let cause = Cause {
+                id: named_id("deadline", &[M::NAME, stream.as_str(), &due_text]),
+                correlation_id: Uuid::parse_str(stream.key())
+                    .unwrap_or_else(|_| named_id("stream", &[stream.as_str()])),
+                at: due,
+                traceparent: None,
+            };
+            next = match self.commands.submit(stream.clone(), command, cause, Expect::Any).await {
+                Ok(outcome) => self.committer.model().deadline(&outcome.state),
+                Err(SubmitError::Rejected(rejection)) => {
+                    tracing::info!(stream = %stream, error = %rejection, "a deadline no longer matters");
+                    next
+                }
+                Err(error) => return Err(text(error)),
+            };
+        }
+        let client = self.pool.get().await.map_err(text)?;
+        timers::settle(&client, stream, next).await.map_err(text)
+    }
+
+    async fn figures(&self) -> Result<(), String> {
+        let client = self.pool.get().await.map_err(text)?;
+        let (keys, records) = parking::depth(&client, M::NAME).await.map_err(text)?;
+        let ours = inbox::offsets(&client, M::NAME).await.map_err(text)?;
+        for (id, schema) in self.committer.codec().take_fetched() {
+            store::remember_schema(&client, id, &schema.name, &schema.text)
+                .await
+                .map_err(text)?;
+        }
+        drop(client);
+        metrics::gauge!(names::PARKED_KEYS, "consumer" => M::NAME).set(keys as f64);
+        metrics::gauge!(names::PARKED_RECORDS, "consumer" => M::NAME).set(records as f64);
+        let ours: HashMap<(String, i32), i64> = ours
+            .into_iter()
+            .map(|(topic, partition, next)| ((topic, partition), next))
+            .collect();
+        for end in kafka::log_ends(&self.settings.kafka, &self.settings.topics)
+            .await
+            .map_err(text)?
+        {
+            let next = ours
+                .get(&(end.topic.clone(), end.partition))
+                .copied()
+                .unwrap_or(end.first);
+            metrics::gauge!(
+                names::CONSUMER_LAG_RECORDS,
+                "group" => M::NAME,
+                "topic" => end.topic,
+                "partition" => end.partition.to_string()
+            )
+            .set((end.end - next).max(0) as f64);
+        }
+        Ok(())
+    }
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}

@@ -1,0 +1,361 @@
+//! A running service: its model, wired to Postgres, Kafka and the registry.
+//!
+//! ```text
+//!  start ─► pool ─► schemas pinned ─► relay ─► committer (two loops) ─► consumer ─► clockwork
+//! ```
+//!
+//! Starting checks everything that a person must mend: missing migrations, unregistered or changed schemas, missing
+//! topics. A broker or registry that is merely away does not keep a service from starting.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::Pool;
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::claims::Claims;
+use crate::codec::{Codec, DecodeError, PinError, Registry, RegistrySettings};
+use crate::committer::{Commands, Committer, RECORDS_QUEUED_MAX};
+use crate::event::EventSet;
+use crate::migrate::Migration;
+use crate::model::Model;
+use crate::parking::RetryPolicy;
+use crate::{consumer, deadlines, inbox, kafka, pg, relay, store};
+
+/// The migrations of the runtime's own tables; they come before a service's own.
+pub const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    name: "0001_runtime.sql",
+    sql: include_str!("../../../migrations/common/0001_runtime.sql"),
+}];
+
+/// How a service reaches the world, and its bounds.
+#[derive(Clone)]
+pub struct Settings {
+    /// Before each topic and group, so that several systems can share a broker.
+    pub namespace: Option<String>,
+    /// The service's own database.
+    pub database_url: String,
+    /// Connections to it.
+    pub pool_size: usize,
+    /// The brokers.
+    pub kafka: kafka::Settings,
+    /// The schema registry.
+    pub registry: RegistrySettings,
+    /// How failed records are tried again.
+    pub retry: RetryPolicy,
+    /// How often deadlines and parked heads are looked at.
+    pub clock_interval: Duration,
+    /// See [`deadlines::Settings::grace`].
+    pub deadline_grace: Duration,
+}
+
+/// Why a service cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No connection to the database.
+    #[error("the database of {service} cannot be used")]
+    Database {
+        /// The service.
+        service: &'static str,
+        /// What the pool says.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Its schemas are not in order.
+    #[error("the schemas of {service} are not in order")]
+    Schemas {
+        /// The service.
+        service: &'static str,
+        /// Which and why.
+        #[source]
+        source: PinError,
+    },
+    /// The registry gives other schemas for ids that are in this database's bytes.
+    #[error(
+        "schema id {id} is {ours} in the database of {service}, but the registry at hand says otherwise: {theirs}. It is \
+         another registry, or it lost its storage; events would be decoded wrongly"
+    )]
+    OtherRegistry {
+        /// The service.
+        service: &'static str,
+        /// The id.
+        id: u32,
+        /// The record that it named.
+        ours: String,
+        /// What the registry answers.
+        theirs: String,
+    },
+    /// Topics are missing.
+    #[error("the topics of {service} are not in order; run `rondo init` first")]
+    Topics {
+        /// The service.
+        service: &'static str,
+        /// Which and why.
+        #[source]
+        source: kafka::Error,
+    },
+    /// The Kafka client's configuration is refused.
+    #[error("the Kafka settings of {service} cannot be used")]
+    Kafka {
+        /// The service.
+        service: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A part of the running service failed for good.
+    #[error("the {part} of {service} stopped")]
+    Stopped {
+        /// The service.
+        service: &'static str,
+        /// Which part.
+        part: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// A service at work. Dropping it does not stop it; cancel the token it was started with, then [`Running::join`].
+pub struct Running<M: Model> {
+    /// The way in.
+    pub commands: Commands<M>,
+    /// Its database.
+    pub pool: Pool,
+    /// Its codec.
+    pub codec: Arc<Codec>,
+    /// Its relay.
+    pub relay: relay::Handle,
+    tasks: JoinSet<Result<(), Error>>,
+    shutdown: CancellationToken,
+}
+
+/// Starts `model` as a service.
+///
+/// # Errors
+/// See [`Error`]; each says what to do.
+pub async fn start<M: Model>(
+    model: Arc<M>,
+    settings: Settings,
+    shutdown: CancellationToken,
+) -> Result<Running<M>, Error> {
+    let service = M::NAME;
+    let database = |source: Box<dyn std::error::Error + Send + Sync>| Error::Database { service, source };
+    let pool = pg::connect(&settings.database_url, settings.pool_size)
+        .await
+        .map_err(|error| database(error.into()))?;
+    {
+        let client = pool.get().await.map_err(|error| database(error.into()))?;
+        inbox::ensure_partitions(&client, Timestamp::now())
+            .await
+            .map_err(|error| database(error.into()))?;
+    }
+    let named = |topic: &str| settings.kafka.named(topic);
+    let codec = Arc::new(codec_of::<M>(&pool, &settings, &named(M::Event::TOPIC)).await?);
+    let inputs: Vec<String> = M::LISTENS_TO.iter().map(|topic| named(topic)).collect();
+    for topic in inputs.iter().chain([&named(M::Event::TOPIC)]) {
+        match kafka::partitions(&settings.kafka, topic).await {
+            Err(source @ kafka::Error::NoSuchTopic { .. }) => return Err(Error::Topics { service, source }),
+            Err(error) => tracing::warn!(
+                service,
+                error = &error as &dyn std::error::Error,
+                "the broker does not answer yet; the service starts and goes on when it does"
+            ),
+            Ok(_) => {}
+        }
+    }
+
+    let mut tasks = JoinSet::new();
+    let relay_settings = relay::Settings {
+        service,
+        topic: named(M::Event::TOPIC),
+        kafka: settings.kafka.clone(),
+        lease: relay::LEASE,
+        poll: relay::POLL,
+    };
+    let (relay, relay_task) = relay::Relay::start(
+        pool.clone(),
+        settings.database_url.clone(),
+        relay_settings,
+        shutdown.clone(),
+    );
+    tasks.spawn(async move {
+        let ended = relay_task
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        ended.map_err(|error| Error::Stopped {
+            service,
+            part: "relay",
+            source: error.into(),
+        })
+    });
+
+    let claims = Arc::new(Claims::default());
+    let committer = Committer::new(
+        model,
+        codec.clone(),
+        pool.clone(),
+        relay.clone(),
+        claims.clone(),
+        settings.retry.clone(),
+        settings.namespace.as_deref(),
+    );
+    let (commands, serve_commands) = committer.serve_commands(shutdown.clone());
+    tasks.spawn(async move {
+        serve_commands.await;
+        Ok(())
+    });
+    if !inputs.is_empty() {
+        let (queue, records) = mpsc::channel(RECORDS_QUEUED_MAX);
+        let serve_records = committer.clone().serve_records(records, shutdown.clone());
+        tasks.spawn(async move {
+            serve_records.await;
+            Ok(())
+        });
+        let consumer_settings = consumer::Settings {
+            consumer: service,
+            group: named(service),
+            topics: inputs.clone(),
+            kafka: settings.kafka.clone(),
+        };
+        let consumer = consumer::run(consumer_settings, pool.clone(), claims, queue, shutdown.clone());
+        tasks.spawn(async move {
+            let stopped = |error: consumer::Error| Error::Stopped {
+                service,
+                part: "consumer",
+                source: error.into(),
+            };
+            consumer.await.map_err(stopped)
+        });
+    }
+    let clock = deadlines::Settings {
+        topics: inputs,
+        kafka: settings.kafka.clone(),
+        interval: settings.clock_interval,
+        grace: settings.deadline_grace,
+    };
+    let clockwork = deadlines::run(
+        clock,
+        committer,
+        commands.clone(),
+        pool.clone(),
+        relay.clone(),
+        shutdown.clone(),
+    );
+    tasks.spawn(async move {
+        clockwork.await;
+        Ok(())
+    });
+    tracing::info!(service, "started");
+    Ok(Running {
+        commands,
+        pool,
+        codec,
+        relay,
+        tasks,
+        shutdown,
+    })
+}
+
+impl<M: Model> Running<M> {
+    /// Waits until the service has stopped: after its token was cancelled, or because a part of it failed, which stops
+    /// the rest.
+    ///
+    /// # Errors
+    /// The first part's failure.
+    pub async fn join(mut self) -> Result<(), Error> {
+        let mut first = Ok(());
+        while let Some(ended) = self.tasks.join_next().await {
+            let ended = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+            if ended.is_err() {
+                self.shutdown.cancel();
+            }
+            first = first.and(ended);
+        }
+        self.pool.close();
+        first
+    }
+}
+
+/// A codec with the service's own schemas pinned, and everything that its database remembers.
+async fn codec_of<M: Model>(pool: &Pool, settings: &Settings, topic: &str) -> Result<Codec, Error> {
+    let service = M::NAME;
+    let database = |source: Box<dyn std::error::Error + Send + Sync>| Error::Database { service, source };
+    let schemas = |source| Error::Schemas { service, source };
+    let registry = Registry::new(&settings.registry).map_err(|error| schemas(PinError::Unavailable(error)))?;
+    let client = pool.get().await.map_err(|error| database(error.into()))?;
+    let remembered = store::schemas(&client).await.map_err(|error| database(error.into()))?;
+    for (id, name, text) in &remembered {
+        match registry.schema_text(*id).await {
+            Ok(theirs) if same_schema(text, &theirs) => {}
+            Ok(theirs) => {
+                return Err(Error::OtherRegistry {
+                    service,
+                    id: *id,
+                    ours: name.clone(),
+                    theirs,
+                });
+            }
+            Err(error @ DecodeError::UnknownSchema(_)) => {
+                return Err(Error::OtherRegistry {
+                    service,
+                    id: *id,
+                    ours: name.clone(),
+                    theirs: error.to_string(),
+                });
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(
+                    service,
+                    error,
+                    "the registry does not answer; going by what the database remembers"
+                );
+                break;
+            }
+        }
+    }
+    let codec = match Codec::pin::<M::Event>(registry.clone(), topic).await {
+        Ok(codec) => codec,
+        Err(PinError::Unavailable(error)) => {
+            let mut codec = Codec::reader(registry);
+            for event_type in M::Event::TYPES {
+                let known = remembered
+                    .iter()
+                    .find(|(_, _, text)| same_schema(text, event_type.newest().avsc));
+                let Some((id, ..)) = known else {
+                    return Err(schemas(PinError::Unavailable(error)));
+                };
+                codec.pin_as(event_type, *id).map_err(schemas)?;
+            }
+            codec
+        }
+        Err(error) => return Err(schemas(error)),
+    };
+    for (id, _, text) in &remembered {
+        if let Err(error) = codec.remember(*id, text) {
+            tracing::warn!(
+                service,
+                id,
+                error = &error as &dyn std::error::Error,
+                "a remembered schema is not usable"
+            );
+        }
+    }
+    for (name, id, text) in codec.pinned() {
+        store::remember_schema(&client, id, name, text)
+            .await
+            .map_err(|error| database(error.into()))?;
+    }
+    Ok(codec)
+}
+
+/// Whether two texts are the same schema, whatever their white space and the order of their attributes.
+fn same_schema(ours: &str, theirs: &str) -> bool {
+    let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).ok();
+    parse(ours).is_some_and(|ours| parse(theirs) == Some(ours))
+}

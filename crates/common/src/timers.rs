@@ -1,0 +1,117 @@
+//! Deadlines: all SQL of the table `timers`, one row for each stream that has not ended.
+//!
+//! A row may come due early, never late: when a stream's deadline moves further away its row stays as it is, and the
+//! stream is looked at once in vain. That saves a write for each step of a saga that goes well.
+
+use std::time::Duration;
+
+use deadpool_postgres::{GenericClient, Transaction};
+use jiff::Timestamp;
+use tokio_postgres::Error;
+
+use crate::event::StreamId;
+
+/// Brings the rows up to date with what the deadlines were before a batch and are after it.
+///
+/// # Errors
+/// The database's.
+pub async fn rearm(
+    tx: &Transaction<'_>,
+    deadlines: &[(&StreamId, Option<Timestamp>, Option<Timestamp>)],
+) -> Result<(), Error> {
+    let mut set: (Vec<&str>, Vec<Timestamp>) = (Vec::new(), Vec::new());
+    let mut ended: Vec<&str> = Vec::new();
+    for (stream, before, after) in deadlines {
+        match (before, after) {
+            (None, Some(due)) => {
+                set.0.push(stream.as_str());
+                set.1.push(*due);
+            }
+            (Some(before), Some(after)) if after < before => {
+                set.0.push(stream.as_str());
+                set.1.push(*after);
+            }
+            (Some(_), None) => ended.push(stream.as_str()),
+            _ => {}
+        }
+    }
+    if !set.0.is_empty() {
+        let statement = tx
+            .prepare_cached(
+                "INSERT INTO timers (stream_id, due_at) SELECT * FROM unnest($1::text[], $2::timestamptz[])
+                 ON CONFLICT (stream_id) DO UPDATE SET due_at = EXCLUDED.due_at",
+            )
+            .await?;
+        tx.execute(&statement, &[&set.0, &set.1]).await?;
+    }
+    if !ended.is_empty() {
+        let statement = tx
+            .prepare_cached("DELETE FROM timers WHERE stream_id = ANY($1)")
+            .await?;
+        tx.execute(&statement, &[&ended]).await?;
+    }
+    Ok(())
+}
+
+/// Whether any deadline lies before the database's now plus `ahead`.
+///
+/// # Errors
+/// The database's.
+pub async fn any_due(client: &impl GenericClient, ahead: Duration) -> Result<bool, Error> {
+    let row = client
+        .query_one(
+            "SELECT EXISTS (SELECT FROM timers WHERE due_at <= now() + $1::double precision * interval '1 second')",
+            &[&ahead.as_secs_f64()],
+        )
+        .await?;
+    Ok(row.get(0))
+}
+
+/// Claims up to `limit` deadlines that have passed: moves each into the future by `lease`, so that another copy, or this
+/// one after a crash, takes it up when nothing came of it.
+///
+/// # Errors
+/// The database's.
+pub async fn claim(
+    client: &impl GenericClient,
+    limit: i64,
+    lease: Duration,
+) -> Result<Vec<(StreamId, Timestamp)>, Error> {
+    let rows = client
+        .query(
+            "WITH due AS (
+                 SELECT stream_id, due_at FROM timers WHERE due_at <= now() ORDER BY due_at LIMIT $1
+                 FOR UPDATE SKIP LOCKED)
+             UPDATE timers SET due_at = now() + $2::double precision * interval '1 second' FROM due
+             WHERE timers.stream_id = due.stream_id RETURNING timers.stream_id, due.due_at",
+            &[&limit, &lease.as_secs_f64()],
+        )
+        .await?;
+    Ok(rows
+        .iter()
+        .map(|row| (StreamId::new(row.get::<_, String>(0)), row.get(1)))
+        .collect())
+}
+
+/// Sets a claimed deadline to when the stream needs attention next, or removes it.
+///
+/// # Errors
+/// The database's.
+pub async fn settle(client: &impl GenericClient, stream: &StreamId, next: Option<Timestamp>) -> Result<(), Error> {
+    match next {
+        Some(due) => {
+            client
+                .execute(
+                    "UPDATE timers SET due_at = $2 WHERE stream_id = $1",
+                    &[&stream.as_str(), &due],
+                )
+                .await?
+        }
+        None => {
+            client
+                .execute("DELETE FROM timers WHERE stream_id = $1", &[&stream.as_str()])
+                .await?
+        }
+    };
+    Ok(())
+}
