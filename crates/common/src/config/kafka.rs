@@ -7,9 +7,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use rdkafka::ClientConfig;
-
 use super::{Environment, Error};
+use crate::kafka;
 
 const BROKERS: &str = "KAFKA_BROKERS";
 const PROPERTIES: &str = "KAFKA_PROPERTIES";
@@ -162,14 +161,13 @@ impl KafkaConfig {
         })
     }
 
-    /// A client's settings so far: brokers and what was passed through. What the caller sets afterwards wins.
-    pub fn client(&self) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        for (property, value) in &self.properties {
-            config.set(property, value);
+    /// The same for [`kafka`], in `namespace`.
+    pub fn settings(&self, namespace: Option<String>) -> kafka::Settings {
+        kafka::Settings {
+            brokers: self.brokers.clone(),
+            properties: self.properties.clone(),
+            namespace,
         }
-        config.set("bootstrap.servers", &self.brokers);
-        config
     }
 }
 
@@ -287,7 +285,11 @@ mod tests {
         .unwrap();
         assert_eq!(variables.properties["sasl.username"], "me");
         assert_eq!(variables.properties["security.protocol"], "SASL_SSL");
-        assert_eq!(variables.client().get("bootstrap.servers"), Some("kafka:9092"));
+        let settings = variables.settings(Some("blue".to_owned()));
+        assert_eq!(
+            (settings.brokers.as_str(), settings.properties),
+            ("kafka:9092", variables.properties)
+        );
     }
 
     #[test]
