@@ -19,7 +19,6 @@ pub mod parking;
 pub mod pg;
 pub mod record;
 pub mod relay;
-pub mod relay;
 pub mod service;
 pub mod store;
 pub mod telemetry;
