@@ -10,7 +10,7 @@ use contracts::service::SERVICES;
 use contracts::topics::Topics;
 
 /// What a service's database needs beside the runtime's tables.
-fn migrations_of(service: &str) -> &'static [Migration] {
+pub fn migrations_of(service: &str) -> &'static [Migration] {
     match service {
         "orders" => orders::MIGRATIONS,
         "payments" => payments::MIGRATIONS,

@@ -1,1 +1,116 @@
-fn main() {}
+//! `rondo`: the command line. Parses, calls, and turns the answer into an exit status: 0 done, 1 failed or found
+//! wanting, 2 usage.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use common::config::{self, Environment, KafkaConfig};
+use common::kafka;
+use contracts::service::SERVICES;
+use contracts::topics::PARTITIONS_DEFAULT;
+use rondo::cli::{GlobalArgs, Target, audit, dlq, inventory, orders, saga};
+use rondo::{init, serve};
+
+/// Event-sourced order sagas on Kafka and Postgres.
+#[derive(Parser)]
+#[command(version, max_term_width = 110)]
+struct Arguments {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start everything in one process tree: broker, registry, Postgres and all services
+    #[cfg(feature = "embedded")]
+    Up(rondo::up::Args),
+    /// Run one service of a deployment, configured by the environment
+    Serve {
+        /// Which one
+        #[arg(value_enum)]
+        service: serve::Service,
+    },
+    /// Bring a deployment's databases, topics and schemas to what this build needs; safe to repeat
+    Init {
+        /// Partitions of each topic that does not exist yet; they cannot be changed later
+        #[arg(long, default_value_t = PARTITIONS_DEFAULT)]
+        partitions: i32,
+    },
+    /// Place orders
+    #[command(subcommand)]
+    Orders(orders::Command),
+    /// Count and load stock
+    #[command(subcommand)]
+    Inventory(inventory::Command),
+    /// See what orders are doing and what they wait for
+    #[command(subcommand)]
+    Saga(saga::Command),
+    /// See what could not be handled
+    #[command(subcommand)]
+    Dlq(dlq::Command),
+    /// Prove that no money, no goods and no event was made or lost
+    Audit(audit::Args),
+    /// Ask a URL whether it is well: exit status 0 or 1
+    Health {
+        /// For example http://127.0.0.1:8080/readyz
+        url: String,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments).await {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(Arguments { global, command }: Arguments) -> Result<ExitCode> {
+    let verdict = match command {
+        #[cfg(feature = "embedded")]
+        Command::Up(args) => {
+            return rondo::up::run(&args, &global.data_dir()?)
+                .await
+                .map(|()| ExitCode::SUCCESS);
+        }
+        Command::Serve { service } => return serve::run(service).await.map(|()| ExitCode::SUCCESS),
+        Command::Init { partitions } => return initialise(partitions).await.map(|()| ExitCode::SUCCESS),
+        Command::Health { url } => return serve::health(&url).await.map(|()| ExitCode::SUCCESS),
+        Command::Orders(command) => orders::run(command, &Target::locate(&global)?).await?,
+        Command::Inventory(command) => inventory::run(command, &Target::locate(&global)?).await?,
+        Command::Saga(command) => saga::run(command, &Target::locate(&global)?).await?,
+        Command::Dlq(command) => dlq::run(command, &Target::locate(&global)?).await?,
+        Command::Audit(args) => audit::run(args, &Target::locate(&global)?).await?,
+    };
+    Ok(verdict.into())
+}
+
+/// `rondo init`, as the environment says.
+async fn initialise(partitions: i32) -> Result<()> {
+    let _telemetry = common::telemetry::init("init");
+    let environment = Environment::of_process();
+    let namespace = config::namespace(&environment)?;
+    for service in &SERVICES {
+        let url = config::database_url(&environment, service.name)?;
+        let applied = init::database(service.name, url.expose()).await?;
+        eprintln!("✓ database of {}: {applied} migrations applied", service.name);
+    }
+    let KafkaConfig { brokers, properties } = KafkaConfig::read(&environment)?;
+    let kafka = kafka::Settings {
+        brokers,
+        properties,
+        namespace: namespace.clone(),
+    };
+    let created = init::topics(&kafka, partitions).await?;
+    eprintln!("✓ topics: {} created", created.len());
+    let schemas = init::schemas(&config::registry(&environment)?, namespace.as_deref()).await?;
+    eprintln!("✓ schemas: {schemas} event types registered");
+    Ok(())
+}

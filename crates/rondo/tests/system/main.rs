@@ -1,0 +1,8 @@
+//! The whole system over its real edges: HTTP, the Kafka protocol, the registry's API and Postgres.
+//!
+//! The servers are those that `DATABASE_URL`, `KAFKA_BROKERS` and `SCHEMA_REGISTRY_URL` name, else embedded ones. Each
+//! test runs a shop of its own: three databases, a namespace of topics and groups, and its own copies of the services.
+
+mod shop;
+
+mod saga;

@@ -1,0 +1,22 @@
+# The menu. Each line is one command; what it does lives in Rust.
+
+# Everything in one process tree: broker, registry, Postgres, services
+up *ARGS:
+    cargo run -- up {{ARGS}}
+
+# All tests, on embedded servers
+test *ARGS:
+    cargo test --workspace {{ARGS}}
+
+# What CI denies
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Licences and advisories of all dependencies
+deny:
+    cargo deny check
+
+# The proof that nothing was made or lost, against a running installation
+audit *ARGS:
+    cargo run -- audit {{ARGS}}
