@@ -237,18 +237,15 @@ pub(crate) async fn uses_of<C: GenericClient>(db: &C, id: i32, show: Show) -> Re
 
 /// Writes a live version. Deleted earlier versions of the same schema give way to it.
 pub(crate) async fn put_version<C: GenericClient>(db: &C, subject: &str, version: i32, id: i32) -> Result<(), Error> {
+    let sql = "DELETE FROM registry_versions
+               WHERE subject = $1 AND (version = $2 OR version < $2 AND schema_id = $3 AND deleted) RETURNING schema_id";
+    let replaced = query(db, sql, &[&subject, &version, &id]).await?;
     db.execute(
-        "DELETE FROM registry_versions WHERE subject = $1 AND version < $2 AND schema_id = $3 AND deleted",
+        "INSERT INTO registry_versions (subject, version, schema_id) VALUES ($1, $2, $3)",
         &[&subject, &version, &id],
     )
     .await?;
-    db.execute(
-        "INSERT INTO registry_versions (subject, version, schema_id) VALUES ($1, $2, $3)
-         ON CONFLICT (subject, version) DO UPDATE SET schema_id = excluded.schema_id, deleted = false",
-        &[&subject, &version, &id],
-    )
-    .await?;
-    drop_unused_schemas(db).await
+    drop_unused_schemas(db, &replaced).await
 }
 
 /// Marks a version, or all of a subject, as deleted.
@@ -260,22 +257,25 @@ pub(crate) async fn soft_delete<C: GenericClient>(db: &C, subject: &str, version
 
 /// Removes a version, or all of a subject, and the schemas that nothing uses any more.
 pub(crate) async fn hard_delete<C: GenericClient>(db: &C, subject: &str, version: Option<i32>) -> Result<(), Error> {
-    let sql = "DELETE FROM registry_versions WHERE subject = $1 AND ($2::int IS NULL OR version = $2)";
-    db.execute(sql, &[&subject, &version]).await?;
-    drop_unused_schemas(db).await
+    let sql =
+        "DELETE FROM registry_versions WHERE subject = $1 AND ($2::int IS NULL OR version = $2) RETURNING schema_id";
+    let deleted = query(db, sql, &[&subject, &version]).await?;
+    drop_unused_schemas(db, &deleted).await
 }
 
 /// Removes what is marked as deleted, of a subject or of all.
 pub(crate) async fn purge_deleted<C: GenericClient>(db: &C, subject: Option<&str>) -> Result<(), Error> {
-    let sql = "DELETE FROM registry_versions WHERE deleted AND ($1::text IS NULL OR subject = $1)";
-    db.execute(sql, &[&subject]).await?;
-    drop_unused_schemas(db).await
+    let sql = "DELETE FROM registry_versions WHERE deleted AND ($1::text IS NULL OR subject = $1) RETURNING schema_id";
+    let deleted = query(db, sql, &[&subject]).await?;
+    drop_unused_schemas(db, &deleted).await
 }
 
-async fn drop_unused_schemas<C: GenericClient>(db: &C) -> Result<(), Error> {
+/// Removes those schemas of `versions`, whose first column is the schema's id, that no other version has.
+async fn drop_unused_schemas<C: GenericClient>(db: &C, versions: &[Row]) -> Result<(), Error> {
+    let ids: Vec<i32> = versions.iter().map(|row| row.get(0)).collect();
     let sql = "DELETE FROM registry_schemas
-               WHERE NOT EXISTS (SELECT FROM registry_versions WHERE schema_id = registry_schemas.id)";
-    db.execute(sql, &[]).await?;
+               WHERE id = ANY($1) AND NOT EXISTS (SELECT FROM registry_versions WHERE schema_id = registry_schemas.id)";
+    db.execute(sql, &[&ids]).await?;
     Ok(())
 }
 

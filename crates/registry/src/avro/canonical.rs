@@ -417,3 +417,112 @@ impl<'a> Writer<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::avro::{Defaults, parse};
+
+    fn canonical(text: &str) -> String {
+        parse(text, Defaults::Checked).unwrap().canonical()
+    }
+
+    fn normalized(text: &str) -> String {
+        parse(text, Defaults::Checked).unwrap().normalized().canonical()
+    }
+
+    /// Vectors of the Avro project's `schema-tests.txt`.
+    #[test]
+    fn fingerprints_are_those_of_the_specification() {
+        for (schema, form, crc64) in [
+            ("\"null\"", "\"null\"", 7_195_948_357_588_979_594_i64),
+            ("{\"type\":\"null\"}", "\"null\"", 7_195_948_357_588_979_594),
+            ("\"boolean\"", "\"boolean\"", -6_970_731_678_124_411_036),
+            ("\"int\"", "\"int\"", 8_247_732_601_305_521_295),
+            ("\"long\"", "\"long\"", -3_434_872_931_120_570_953),
+            ("\"float\"", "\"float\"", 5_583_340_709_985_441_680),
+            ("\"double\"", "\"double\"", -8_181_574_048_448_539_266),
+            ("\"bytes\"", "\"bytes\"", 5_746_618_253_357_095_269),
+            ("\"string\"", "\"string\"", -8_142_146_995_180_207_161),
+            ("[ ]", "[]", -1_241_056_759_729_112_623),
+            ("[ \"int\"  ]", "[\"int\"]", -5_232_228_896_498_058_493),
+            (
+                "[ \"int\" , {\"type\":\"boolean\"} ]",
+                "[\"int\",\"boolean\"]",
+                5_392_556_393_470_105_090,
+            ),
+        ] {
+            let schema = parse(schema, Defaults::Checked).unwrap();
+            assert_eq!(schema.parsing_canonical_form(), form);
+            assert_eq!(schema.fingerprint_crc64().cast_signed(), crc64, "{form}");
+        }
+        let null = parse("\"null\"", Defaults::Checked).unwrap();
+        assert_eq!(
+            hex::encode(null.fingerprint_sha256()),
+            "f072cbec3bf8841871d4284230c5e983dc211a56837aed862487148f947d1a1f"
+        );
+    }
+
+    #[test]
+    fn white_space_and_member_order_make_no_other_schema() {
+        let one = r#"{"type":"record","name":"R","namespace":"n","fields":[{"name":"a","type":"int","doc":"d"}]}"#;
+        let other = r#" {"fields":[{"doc":"d","type":{"type":"int"},"name":"a"}],"name":"n.R","type":"record"} "#;
+        assert_eq!(canonical(one), one);
+        assert_eq!(canonical(other), one);
+    }
+
+    #[test]
+    fn docs_defaults_aliases_order_and_properties_make_another_schema() {
+        let plain = canonical(r#"{"type":"record","name":"R","fields":[{"name":"a","type":"int"}]}"#);
+        for (member, value) in [
+            ("doc", "\"d\""),
+            ("default", "1"),
+            ("aliases", "[\"b\"]"),
+            ("order", "\"ignore\""),
+            ("x", "1"),
+        ] {
+            let text =
+                format!(r#"{{"type":"record","name":"R","fields":[{{"name":"a","type":"int","{member}":{value}}}]}}"#);
+            assert_ne!(canonical(&text), plain, "{member}");
+        }
+    }
+
+    #[test]
+    fn normalising_sorts_what_has_no_order_and_types_defaults() {
+        let decimal = |props: &str| format!(r#"{{"type":"bytes",{props}}}"#);
+        let first = decimal(r#""scale":2,"precision":4,"logicalType":"decimal""#);
+        let second = decimal(r#""logicalType":"decimal","precision":4,"scale":2"#);
+        assert_ne!(canonical(&first), canonical(&second));
+        assert_eq!(normalized(&first), normalized(&second));
+        assert_eq!(normalized(&first), second);
+
+        let field = |default: &str| {
+            format!(r#"{{"type":"record","name":"R","fields":[{{"name":"a","type":"double","default":{default}}}]}}"#)
+        };
+        assert_ne!(canonical(&field("1")), canonical(&field("1.0")));
+        assert_eq!(normalized(&field("1")), normalized(&field("1.0")));
+
+        let aliases = |aliases: &str| format!(r#"{{"type":"enum","name":"E","symbols":["A"],"aliases":{aliases}}}"#);
+        assert_eq!(
+            normalized(&aliases(r#"["b","a"]"#)),
+            normalized(&aliases(r#"["a","b"]"#))
+        );
+        // Symbols and fields have an order, and keep it.
+        assert_eq!(
+            normalized(r#"{"type":"enum","name":"E","symbols":["B","A"]}"#),
+            canonical(r#"{"type":"enum","name":"E","symbols":["B","A"]}"#)
+        );
+    }
+
+    #[test]
+    fn an_invalid_decimal_is_no_logical_type_and_no_error() {
+        for props in [
+            r#""precision":0"#,
+            r#""precision":4,"scale":5"#,
+            r#""precision":"4""#,
+            r#""scale":2"#,
+        ] {
+            let text = format!(r#"{{"type":"bytes","logicalType":"decimal",{props}}}"#);
+            assert_eq!(canonical(&text), text);
+        }
+    }
+}

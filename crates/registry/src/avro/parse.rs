@@ -474,3 +474,40 @@ fn java_double(text: &str) -> Option<f64> {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::avro::{NESTING_MAX, check};
+
+    #[test]
+    fn an_old_schema_may_have_a_default_of_another_type() {
+        let text = r#"{"type":"record","name":"R","fields":[{"name":"a","type":"int","default":"x"}]}"#;
+        assert!(matches!(parse(text, Defaults::Checked), Err(Error::Invalid(_))));
+        assert!(parse(text, Defaults::Unchecked).is_ok());
+    }
+
+    #[test]
+    fn a_schema_is_bounded_in_size() {
+        let text = format!("\"{}\"", "a".repeat(SCHEMA_BYTES_MAX));
+        assert_eq!(
+            parse(&text, Defaults::Checked).unwrap_err(),
+            Error::TooLarge(text.len())
+        );
+    }
+
+    #[test]
+    fn the_deepest_schema_fits_the_stack_of_a_thread() {
+        let deep = |inner: &str| {
+            let open = r#"{"type":"array","items":"#.repeat(NESTING_MAX);
+            format!("{open}{inner}{}", "}".repeat(NESTING_MAX))
+        };
+        let schema = parse(&deep("\"int\""), Defaults::Checked).unwrap();
+        let wider = parse(&deep("\"long\""), Defaults::Checked).unwrap();
+        assert_eq!(check(&wider, &schema), []);
+        assert_eq!(check(&schema, &wider).len(), 1);
+        assert_eq!(schema.normalized().canonical(), schema.canonical());
+        assert!(schema.parsing_canonical_form().len() > NESTING_MAX);
+        assert!(parse(&deep("{\"type\":\"int\"}"), Defaults::Checked).is_err());
+    }
+}

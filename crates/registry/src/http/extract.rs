@@ -136,10 +136,15 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
         let bytes = Bytes::from_request(request, state)
             .await
             .map_err(|rejection| Error::Http(rejection.status()))?;
-        if bytes.trim_ascii().is_empty() {
-            return Err(Error::MissingBody);
+        match bytes.trim_ascii() {
+            b"" | b"null" => Err(Error::MissingBody),
+            // serde would also read an object's members from an array.
+            [b'[', ..] => Err(Error::BadRequest(
+                "Cannot deserialize value from Array value".to_owned(),
+            )),
+            text => serde_json::from_slice(text)
+                .map(Body)
+                .map_err(|error| Error::BadRequest(error.to_string())),
         }
-        let body = serde_json::from_slice::<Option<T>>(&bytes).map_err(|error| Error::BadRequest(error.to_string()))?;
-        body.map(Body).ok_or(Error::MissingBody)
     }
 }
