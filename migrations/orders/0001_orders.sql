@@ -12,7 +12,7 @@ CREATE TABLE orders (
     status       text        NOT NULL,
     -- Since when it has this status.
     since        timestamptz NOT NULL,
-    -- Why it was cancelled, or what began the cancelling.
+    -- Why it was cancelled.
     reason       text,
     -- What went wrong, while it is stuck.
     stuck_reason text,

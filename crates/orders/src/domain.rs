@@ -62,6 +62,7 @@ pub use answers::{
 pub use command::{Canceller, Command, Rejection};
 pub use event::{Event, Toward};
 pub use phase::{Cause, Phase};
+pub(crate) use request::printable;
 pub use request::{Currency, CustomerId, Line, OrderId, Request, Sku, SourceId, total_minor};
 
 /// An order's folded events; `None` before the first.

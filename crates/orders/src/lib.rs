@@ -5,6 +5,8 @@
 
 use common::migrate::Migration;
 
+pub mod http;
+
 pub mod reactions;
 
 pub mod domain;

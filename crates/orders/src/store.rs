@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio_postgres::Error;
 use uuid::Uuid;
 
-use crate::domain::{Order, OrderId, Phase, deadline};
+use crate::domain::{Cause, Order, OrderId, Phase, deadline};
 
 /// All statuses, in the order in which an order meets them.
 pub const STATUSES: [&str; 6] = ["placed", "confirmed", "completed", "cancelling", "cancelled", "stuck"];
@@ -32,7 +32,7 @@ pub struct Row {
     pub status: String,
     /// Since when.
     pub since: Timestamp,
-    /// Why it was cancelled, or what began the cancelling.
+    /// Why it was cancelled.
     pub reason: Option<String>,
     /// What went wrong, while it is stuck.
     pub stuck_reason: Option<String>,
@@ -40,14 +40,8 @@ pub struct Row {
     pub due_at: Option<Timestamp>,
 }
 
-/// Where a page of a listing ended: the last row's place in the order of the listing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cursor {
-    /// When it was placed.
-    pub placed_at: Timestamp,
-    /// The order.
-    pub order_id: Uuid,
-}
+/// Where a page of a listing ended: when the last row's order was placed, and its id.
+pub type Cursor = (Timestamp, Uuid);
 
 const COLUMNS: &str = "order_id, customer_id, currency, total_minor, reference, placed_at, status, since, reason, \
                        stuck_reason, due_at";
@@ -71,7 +65,7 @@ pub async fn upsert(tx: &Transaction<'_>, orders: &mut [(OrderId, &Order)]) -> R
     let phases = || orders.iter().map(|(_, order)| &order.phase);
     let statuses: Vec<&str> = phases().map(Phase::name).collect();
     let since: Vec<Timestamp> = orders.iter().map(|(_, order)| order.since).collect();
-    let reasons: Vec<Option<&str>> = phases().map(|phase| phase.cause().map(|cause| cause.name())).collect();
+    let reasons: Vec<Option<&str>> = phases().map(|phase| phase.reason().map(Cause::name)).collect();
     let stuck: Vec<Option<&str>> = phases().map(Phase::stuck_reason).collect();
     let due: Vec<Option<Timestamp>> = orders.iter().map(|(_, order)| deadline(order)).collect();
     let statement = tx
@@ -126,8 +120,7 @@ pub async fn page(
              ORDER BY listed.placed_at DESC, listed.order_id DESC LIMIT $4"
         ))
         .await?;
-    let placed_at = cursor.map(|cursor| cursor.placed_at);
-    let order_id = cursor.map(|cursor| cursor.order_id);
+    let (placed_at, order_id) = cursor.unzip();
     let rows = client
         .query(&statement, &[&statuses, &placed_at, &order_id, &limit])
         .await?;

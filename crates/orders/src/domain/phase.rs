@@ -69,12 +69,16 @@ impl Phase {
         }
     }
 
-    /// What began the cancelling, or, once it is fixed, the reason.
-    pub fn cause(&self) -> Option<Cause> {
+    /// Why it was cancelled; fixed only at the end.
+    pub fn reason(&self) -> Option<Cause> {
         match self {
-            Self::Cancelling { cause, .. } | Self::StuckCancelling { cause, .. } => Some(*cause),
             Self::Cancelled { reason } => Some(*reason),
-            Self::Placed { .. } | Self::Confirmed { .. } | Self::Completed | Self::StuckConfirmed { .. } => None,
+            Self::Placed { .. }
+            | Self::Confirmed { .. }
+            | Self::Completed
+            | Self::Cancelling { .. }
+            | Self::StuckConfirmed { .. }
+            | Self::StuckCancelling { .. } => None,
         }
     }
 
