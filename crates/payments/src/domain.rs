@@ -166,6 +166,8 @@ pub enum State {
         payment: Payment,
         /// How often.
         failures: u32,
+        /// Why, the last time.
+        reason: Box<str>,
     },
     /// Taken.
     Captured(Payment),
@@ -175,6 +177,8 @@ pub enum State {
         payment: Payment,
         /// How often.
         failures: u32,
+        /// Why, the last time.
+        reason: Box<str>,
     },
     /// Not held any more.
     Voided {
@@ -252,7 +256,7 @@ fn capture(state: &State) -> Event {
     let nothing_to_take = |reason: &str| Event::CaptureFailed { reason: reason.into() };
     match state {
         State::Authorized(payment) => take(payment, 0),
-        State::CaptureFailed { payment, failures } => take(payment, *failures),
+        State::CaptureFailed { payment, failures, .. } => take(payment, *failures),
         // Said again, and after a failed refund as true as before. It is one payment: who counts, counts it once.
         State::Captured(payment) | State::RefundFailed { payment, .. } => Event::Captured(payment.clone()),
         State::Unseen | State::Tombstone => nothing_to_take("no payment of this order was ever authorised"),
@@ -281,7 +285,7 @@ fn cancel(state: &State, now: Timestamp) -> Event {
             held: Some(payment.id.clone()),
         },
         State::Captured(payment) => give_back(payment, 0),
-        State::RefundFailed { payment, failures } => give_back(payment, *failures),
+        State::RefundFailed { payment, failures, .. } => give_back(payment, *failures),
         State::Voided { held, .. } => Event::Voided { held: held.clone() },
         State::Refunded(payment) => Event::Refunded(payment.clone()),
     }
@@ -385,7 +389,14 @@ pub fn evolve(state: State, event: &Event) -> State {
             ended => ended,
         },
         Event::CancelRequested { at } => match state {
-            State::Pending(intent) | State::Cancelling(intent) => State::Cancelling(Intent {
+            // It counts as a try, so that an authorisation that was being asked for counts as overtaken: what that one did
+            // not learn must not put off the next.
+            State::Pending(intent) => State::Cancelling(Intent {
+                tries: intent.tries + 1,
+                next_try: *at,
+                ..intent
+            }),
+            State::Cancelling(intent) => State::Cancelling(Intent {
                 next_try: *at,
                 ..intent
             }),
@@ -394,15 +405,19 @@ pub fn evolve(state: State, event: &Event) -> State {
         Event::Authorized(payment) => State::Authorized(payment.clone()),
         Event::Declined(reason) => State::Declined(*reason),
         Event::Captured(payment) => State::Captured(payment.clone()),
-        Event::CaptureFailed { .. } => match state {
-            State::Authorized(payment) => State::CaptureFailed { payment, failures: 1 },
-            State::CaptureFailed { payment, failures } => State::CaptureFailed {
+        Event::CaptureFailed { reason } => {
+            let (payment, failures) = match state {
+                State::Authorized(payment) => (payment, 0),
+                State::CaptureFailed { payment, failures, .. } => (payment, failures),
+                // It answered a capture of nothing.
+                other => return other,
+            };
+            State::CaptureFailed {
                 payment,
                 failures: failures + 1,
-            },
-            // It answered a capture of nothing.
-            other => other,
-        },
+                reason: reason.clone(),
+            }
+        }
         Event::Voided { held } => match state {
             State::Unseen | State::Tombstone if held.is_none() => State::Tombstone,
             State::Declined(reason) if held.is_none() => State::Declined(reason),
@@ -412,14 +427,18 @@ pub fn evolve(state: State, event: &Event) -> State {
             },
         },
         Event::Refunded(payment) => State::Refunded(payment.clone()),
-        Event::RefundFailed { .. } => match state {
-            State::Captured(payment) => State::RefundFailed { payment, failures: 1 },
-            State::RefundFailed { payment, failures } => State::RefundFailed {
+        Event::RefundFailed { reason } => {
+            let (payment, failures) = match state {
+                State::Captured(payment) => (payment, 0),
+                State::RefundFailed { payment, failures, .. } => (payment, failures),
+                other => return other,
+            };
+            State::RefundFailed {
                 payment,
                 failures: failures + 1,
-            },
-            other => other,
-        },
+                reason: reason.clone(),
+            }
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! It hears orders, answers with its own events, and keeps asking a gateway that does not answer. The modules are in the
 //! order in which data flows.
 
+pub mod http;
 pub mod reactions;
 
 pub mod domain;

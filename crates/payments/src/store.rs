@@ -21,7 +21,7 @@ pub struct Ledger {
     pub captured_minor: i64,
     /// How much of that was given back.
     pub refunded_minor: i64,
-    /// Why it was declined.
+    /// Why it was declined, or why the last step failed.
     pub reason: Option<String>,
     /// Tries of an open intent.
     pub tries: i32,
@@ -112,19 +112,18 @@ fn status(state: &State) -> &'static str {
     }
 }
 
-fn reason(state: &State) -> Option<&'static str> {
+fn reason(state: &State) -> Option<&str> {
     match state {
         State::Declined(DeclineReason::Declined) => Some("declined"),
         State::Declined(DeclineReason::InsufficientFunds) => Some("insufficient_funds"),
         State::Declined(DeclineReason::Unavailable) => Some("unavailable"),
         State::Declined(DeclineReason::Cancelled) | State::Tombstone => Some("cancelled"),
+        State::CaptureFailed { reason, .. } | State::RefundFailed { reason, .. } => Some(reason),
         State::Unseen
         | State::Pending(_)
         | State::Cancelling(_)
         | State::Authorized(_)
-        | State::CaptureFailed { .. }
         | State::Captured(_)
-        | State::RefundFailed { .. }
         | State::Voided { .. }
         | State::Refunded(_) => None,
     }

@@ -216,6 +216,12 @@ fn a_try_that_was_overtaken_and_learnt_nothing_is_no_news() {
     check(&given, attempt(1, Answer::Unavailable), &[]);
     let cancelling = [&given[..], &[Event::CancelRequested { at: at(2_000) }]].concat();
     check(&cancelling, attempt(1, Answer::Unknown), &[]);
+    check(&cancelling, attempt(2, Answer::Unknown), &[]);
+    assert_eq!(
+        state_after(&cancelling).intent().unwrap().next_try,
+        at(2_000),
+        "the try that was under way does not put off the cancel"
+    );
 }
 
 #[test]
@@ -284,26 +290,26 @@ fn a_requested_cancel_ends_when_the_gateway_has_closed_the_key() {
         Event::CancelRequested { at: at(2_000) },
     ];
     assert_eq!(state_after(&given).intent().unwrap().next_try, at(2_000));
-    check(&given, attempt(2, Answer::NeverHeld), &[nothing_held()]);
+    check(&given, attempt(3, Answer::NeverHeld), &[nothing_held()]);
     check(
         &given,
-        attempt(2, Answer::Voided(payment("tok_timeout").id)),
+        attempt(3, Answer::Voided(payment("tok_timeout").id)),
         &[voided("tok_timeout")],
     );
     check(
         &given,
-        attempt(2, Answer::Refused(Refusal::Declined)),
+        attempt(3, Answer::Refused(Refusal::Declined)),
         &[nothing_held()],
     );
     check(
         &given,
-        attempt(2, Answer::Unknown),
-        &[attempted(2, Silence::Unknown, 12_000)],
+        attempt(3, Answer::Unknown),
+        &[attempted(3, Silence::Unknown, 14_000)],
     );
     check(
         &given,
-        attempt(2, Answer::Unavailable),
-        &[attempted(2, Silence::Unavailable, 12_000)],
+        attempt(3, Answer::Unavailable),
+        &[attempted(3, Silence::Unavailable, 14_000)],
     );
 }
 
