@@ -87,9 +87,10 @@ pub async fn start(service: &str, environment: &Environment, shutdown: &Cancella
 async fn start_orders(environment: &Environment, shutdown: &CancellationToken) -> Result<Part> {
     let config = Config::read(environment, "orders", 8080)?;
     let settings = settings(&config, environment)?;
-    let deadlines = orders::http::Deadlines {
-        decide: environment.seconds("RONDO_DECIDE_SECS", 60, 1..=86_400)?,
-        settle: environment.seconds("RONDO_SETTLE_SECS", 600, 1..=86_400 * 30)?,
+    let window = |seconds: Duration| jiff::SignedDuration::try_from(seconds).context("the window is too long");
+    let windows = orders::http::Windows {
+        decide_within: window(environment.seconds("RONDO_DECIDE_SECS", 60, 1..=86_400)?)?,
+        settle_within: window(environment.seconds("RONDO_SETTLE_SECS", 600, 1..=86_400 * 30)?)?,
     };
     let endings = orders::waiting::Endings::new(WAITERS_MAX);
     let model = Arc::new(orders::service::Orders::new(endings.clone()));
@@ -100,7 +101,7 @@ async fn start_orders(environment: &Environment, shutdown: &CancellationToken) -
         codec: running.codec.clone(),
         endings: endings.clone(),
         operator: OperatorToken::new(config.operator_token.clone()),
-        deadlines,
+        windows,
     }));
     let (pool, stop) = (running.pool.clone(), shutdown.clone());
     let part = part(running, routes);

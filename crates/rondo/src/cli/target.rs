@@ -15,9 +15,8 @@ use common::codec::{Codec, Registry};
 use common::config::{self, Environment, KafkaConfig, Secret};
 use common::{kafka, pg, store};
 use contracts::service::SERVICES;
-use deadpool_postgres::Pool;
+use deadpool_postgres::{Client, Pool};
 use serde::{Deserialize, Serialize};
-use tokio_postgres::Client;
 use url::Url;
 
 use super::Output;
@@ -60,7 +59,11 @@ impl GlobalArgs {
 /// # Errors
 /// Neither `XDG_DATA_HOME` nor `HOME` is set.
 pub fn default_data_dir() -> Result<PathBuf> {
-    let directory = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let directory = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     directory("XDG_DATA_HOME")
         .filter(|data| data.is_absolute())
         .or_else(|| directory("HOME").map(|home| home.join(".local/share")))
@@ -244,7 +247,9 @@ impl Target {
             _ => "http://127.0.0.1:8080",
         };
         let text = self.environment.get(&variable).unwrap_or(default).trim_end_matches('/');
-        let url: Url = format!("{text}/").parse().with_context(|| format!("{variable} is no URL: {text}"))?;
+        let url: Url = format!("{text}/")
+            .parse()
+            .with_context(|| format!("{variable} is no URL: {text}"))?;
         Ok(url)
     }
 
@@ -265,14 +270,15 @@ impl Target {
         Ok(pg::pool(url.expose(), POOL_SIZE)?)
     }
 
-    /// One connection of its own to the database of `service`.
+    /// One connection to the database of `service`, made now.
     ///
     /// # Errors
     /// It is not known where the database is, or it does not answer.
-    pub async fn connection(&self, service: &str) -> Result<Client> {
+    pub async fn database(&self, service: &str) -> Result<Client> {
         let url = config::database_url(&self.environment, service)?;
-        let client = pg::single(url.expose()).await;
-        client.with_context(|| format!("the database of {service} cannot be read"))
+        let cannot = || format!("the database of {service} cannot be read");
+        let pool = pg::connect(url.expose(), POOL_SIZE).await.with_context(cannot)?;
+        pool.get().await.with_context(cannot)
     }
 
     /// How to reach Kafka.
@@ -294,7 +300,9 @@ impl Target {
     /// It is not known where the registry is.
     pub fn codec(&self) -> Result<Codec> {
         let settings = config::registry(&self.environment)?;
-        Ok(Codec::reader(Registry::new(&settings).context("an HTTP client could not be made")?))
+        Ok(Codec::reader(
+            Registry::new(&settings).context("an HTTP client could not be made")?,
+        ))
     }
 }
 
@@ -317,9 +325,12 @@ fn base_url_variable(service: &str) -> String {
 }
 
 fn describes_a_deployment(environment: &Environment) -> bool {
-    let of_services = SERVICES
-        .iter()
-        .flat_map(|service| [base_url_variable(service.name), format!("{}_DATABASE_URL", service.name.to_uppercase())]);
+    let of_services = SERVICES.iter().flat_map(|service| {
+        [
+            base_url_variable(service.name),
+            format!("{}_DATABASE_URL", service.name.to_uppercase()),
+        ]
+    });
     ["KAFKA_BROKERS".to_owned(), "DATABASE_URL".to_owned()]
         .into_iter()
         .chain(of_services)
@@ -395,7 +406,9 @@ mod tests {
     #[test]
     fn with_neither_it_is_said_how_to_start_one() {
         let directory = tempfile::tempdir().unwrap();
-        let error = Target::locate_with(&args(directory.path()), Environment::default()).unwrap_err().to_string();
+        let error = Target::locate_with(&args(directory.path()), Environment::default())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("rondo up") && error.contains("KAFKA_BROKERS"), "{error}");
     }
 
@@ -403,7 +416,9 @@ mod tests {
     fn a_damaged_file_is_an_error_that_names_it() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join(ENDPOINTS_FILE), "{").unwrap();
-        let error = Target::locate_with(&args(directory.path()), Environment::default()).unwrap_err().to_string();
+        let error = Target::locate_with(&args(directory.path()), Environment::default())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(ENDPOINTS_FILE), "{error}");
     }
 }

@@ -11,9 +11,15 @@ async fn an_order_that_can_be_paid_and_filled_completes() {
     let id = shop.place(&order_of(&[("cup", 3)], "tok_visa")).await;
     shop.until(&id, "completed").await;
     let stock = shop.get("/inventory/cup").await;
-    assert_eq!((&stock["on_hand"], &stock["reserved"], &stock["available"]), (&7.into(), &0.into(), &7.into()));
+    assert_eq!(
+        (&stock["on_hand"], &stock["reserved"], &stock["available"]),
+        (&7.into(), &0.into(), &7.into())
+    );
     let payment = shop.get(&format!("/payments/{id}")).await;
-    assert_eq!((&payment["status"], &payment["captured_minor"]), (&"captured".into(), &750.into()));
+    assert_eq!(
+        (&payment["status"], &payment["captured_minor"]),
+        (&"captured".into(), &750.into())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,7 +41,10 @@ async fn an_order_beyond_the_shelf_gives_its_money_back() {
     let order = shop.until(&id, "cancelled").await;
     assert_eq!(order["reason"], "out_of_stock");
     let payment = shop.get(&format!("/payments/{id}")).await;
-    assert_eq!((&payment["status"], &payment["captured_minor"]), (&"voided".into(), &0.into()));
+    assert_eq!(
+        (&payment["status"], &payment["captured_minor"]),
+        (&"voided".into(), &0.into())
+    );
     assert_eq!(shop.get("/inventory/cup").await["available"], 2);
 }
 

@@ -55,8 +55,12 @@ impl Shop {
         let namespace = testkit::namespace();
         let database = async |service: &'static str| {
             testkit::database(async |client| {
-                common::migrate::apply(client, "common", common::service::MIGRATIONS).await.unwrap();
-                common::migrate::apply(client, service, init::migrations_of(service)).await.unwrap();
+                common::migrate::apply(client, "common", common::service::MIGRATIONS)
+                    .await
+                    .unwrap();
+                common::migrate::apply(client, service, init::migrations_of(service))
+                    .await
+                    .unwrap();
             })
             .await
         };
@@ -84,7 +88,9 @@ impl Shop {
             ..kafka::Settings::default()
         };
         init::topics(&kafka, PARTITIONS).await.unwrap();
-        init::schemas(&common::config::registry(&environment).unwrap(), Some(&namespace)).await.unwrap();
+        init::schemas(&common::config::registry(&environment).unwrap(), Some(&namespace))
+            .await
+            .unwrap();
         Self {
             namespace,
             environment,
@@ -110,7 +116,9 @@ impl Shop {
         let app = system::app(&mut parts, &config, &shutdown);
         let stop = shutdown.clone();
         tokio::spawn(async move {
-            common::http::server::serve(listener, app, &config, stop, Duration::from_secs(1)).await.unwrap();
+            common::http::server::serve(listener, app, &config, stop, Duration::from_secs(1))
+                .await
+                .unwrap();
         });
         self.copies.push(Copy { shutdown, parts });
         format!("http://{address}")
@@ -128,14 +136,28 @@ impl Shop {
     /// Puts goods on the shelf.
     pub async fn stock(&self, sku: &str, on_hand: i64) {
         let body = json!({ "name": sku, "on_hand": on_hand, "unit_price_minor": 100 });
-        let put = self.client.put(format!("{}/inventory/{sku}", self.http)).bearer_auth(TOKEN).json(&body);
+        let put = self
+            .client
+            .put(format!("{}/inventory/{sku}", self.http))
+            .bearer_auth(TOKEN)
+            .json(&body);
         let answer = put.send().await.unwrap();
-        assert!(answer.status().is_success(), "{}: {}", answer.status(), answer.text().await.unwrap());
+        assert!(
+            answer.status().is_success(),
+            "{}: {}",
+            answer.status(),
+            answer.text().await.unwrap()
+        );
     }
 
     /// Places an order and does not wait; the answer as it is.
     pub async fn post(&self, body: &Value) -> Response {
-        self.client.post(format!("{}/orders", self.http)).json(body).send().await.unwrap()
+        self.client
+            .post(format!("{}/orders", self.http))
+            .json(body)
+            .send()
+            .await
+            .unwrap()
     }
 
     /// Places an order; its id.
@@ -164,7 +186,11 @@ impl Shop {
     pub async fn until(&self, order_id: &str, status: &str) -> Value {
         testkit::eventually(&format!("order {order_id} is {status}"), PATIENCE, async || {
             let order = self.order(order_id).await;
-            if order["status"] == status { Ok(order) } else { Err(order.to_string()) }
+            if order["status"] == status {
+                Ok(order)
+            } else {
+                Err(order.to_string())
+            }
         })
         .await
     }
@@ -181,7 +207,14 @@ impl Shop {
 
     /// One number from one service's database.
     pub async fn number(&self, service: &str, query: &str) -> i64 {
-        self.pool(service).get().await.unwrap().query_one(query, &[]).await.unwrap().get(0)
+        self.pool(service)
+            .get()
+            .await
+            .unwrap()
+            .query_one(query, &[])
+            .await
+            .unwrap()
+            .get(0)
     }
 
     /// A topic's whole name.
