@@ -164,8 +164,11 @@ async fn connected<T>(
 
 fn unreachable(url: &str, source: tokio_postgres::Error) -> Error {
     let advice = match source.code() {
-        Some(code) if *code == SqlState::INVALID_PASSWORD || *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+        Some(code) if *code == SqlState::INVALID_PASSWORD => {
             "the server refuses this user or password; correct them in the URL"
+        }
+        Some(code) if *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+            "the server does not let this user in this way; check the user, and whether it demands TLS (sslmode=require)"
         }
         Some(code) if *code == SqlState::INVALID_CATALOG_NAME => {
             "the server has no such database; create it or correct the URL's path"

@@ -60,7 +60,7 @@ impl Drop for Guard {
 ///
 /// `RUST_LOG` filters logs, `RONDO_LOG_FORMAT=text|json` overrides the choice of format.
 pub fn init(service: &str) -> Guard {
-    let exporter = otlp::endpoint_is_set().then(otlp::exporter);
+    let exporter = otlp::endpoint_is_set().then(|| otlp::exporter(None));
     let (exporter, export_error) = match exporter {
         Some(Ok(exporter)) => (Some(exporter), None),
         Some(Err(error)) => (None, Some(error)),
@@ -76,13 +76,19 @@ pub fn init(service: &str) -> Guard {
     };
     let provider = builder.build();
     let tracer = provider.tracer("rondo");
-    // Spans below info are for a debugger's eyes, not for a collector.
+    // What RUST_LOG shows to a debugger's eyes is not for the collector, and the libraries' spans are for neither.
     let traces = tracing_opentelemetry::layer()
         .with_tracer(tracer)
         .with_tracked_inactivity(false)
         .with_threads(false)
-        .with_filter(tracing_subscriber::filter::LevelFilter::INFO);
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+        .with_filter(EnvFilter::new(DEFAULT_FILTER));
+    let (filter, filter_error) = match std::env::var(EnvFilter::DEFAULT_ENV) {
+        Ok(wanted) if !wanted.trim().is_empty() => match EnvFilter::try_new(&wanted) {
+            Ok(filter) => (filter, None),
+            Err(error) => (EnvFilter::new(DEFAULT_FILTER), Some(error)),
+        },
+        _ => (EnvFilter::new(DEFAULT_FILTER), None),
+    };
     let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let logs = match json_wanted() {
         true => logs
@@ -98,6 +104,13 @@ pub fn init(service: &str) -> Guard {
         .with(logs.with_filter(filter));
     // A second call, as in tests that share a process, keeps the first subscriber.
     let _ = tracing::subscriber::set_global_default(subscriber);
+    if let Some(error) = filter_error {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(
+            error,
+            "RUST_LOG is not a filter such as `info,common=debug`; the default is used"
+        );
+    }
     if let Some(error) = export_error {
         tracing::warn!(
             error = &*error as &dyn std::error::Error,

@@ -17,6 +17,8 @@
 //! - It acknowledges before the disk does: acknowledged records survive this process's death, not the machine's.
 //! - It has no transactions, and keeps every record for ever: nothing is deleted by age, nothing compacted.
 
+mod liveness;
+
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -255,14 +257,14 @@ async fn serve(storage: Url, port: u16, tell: watch::Sender<Option<String>>) {
         .silent(true)
         .build()
         .await;
-    let outcome = match built {
-        Ok(mut broker) => broker.serve(Instant::now()).await,
-        Err(error) => Err(error),
+    let serving = async { built?.serve(Instant::now()).await };
+    let reason = tokio::select! {
+        outcome = serving => match outcome {
+            Ok(()) => "the broker ended".to_owned(),
+            Err(error) => format!("the broker ended: {error:?}"),
+        },
+        reason = liveness::lost(SocketAddr::from((Ipv4Addr::LOCALHOST, port))) => reason,
     };
-    let reason = outcome.map_or_else(
-        |error| format!("the broker ended: {error:?}"),
-        |()| "the broker ended".to_owned(),
-    );
     // Without a listener there is nobody left who would act on it.
     let _ = tell.send(Some(reason));
 }

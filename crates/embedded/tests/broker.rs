@@ -149,6 +149,31 @@ async fn members_of_a_group_share_its_partitions_as_they_come_and_go() {
 }
 
 #[tokio::test]
+async fn a_broker_that_a_request_has_broken_is_told_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    create_topic(&broker, &[]).await;
+    send(&producer(&broker), "key", b"kept", None).await;
+    let admin: AdminClient<DefaultClientContext> = config(&broker).create().unwrap();
+    // Not implemented there; it takes the log's owner down.
+    let _ = admin
+        .delete_records(&everywhere(Offset::End), &AdminOptions::new())
+        .await;
+    let reason = tokio::time::timeout(PATIENCE, broker.wait())
+        .await
+        .expect("it is noticed");
+    assert!(reason.contains("requests fail"), "{reason}");
+    broker.stop().await;
+    drop(broker);
+
+    let broker = start(dir.path()).await;
+    let consumer = consumer(&broker, "readers", &[]);
+    consumer.assign(&everywhere(Offset::Beginning)).unwrap();
+    assert_eq!(text(&read(&consumer, 1)[0]), "kept");
+    broker.stop().await;
+}
+
+#[tokio::test]
 async fn a_directory_or_port_in_use_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let broker = start(dir.path()).await;

@@ -53,18 +53,7 @@ impl Database {
     /// A pool of at most `size` connections.
     #[must_use]
     pub fn pool(&self, size: usize) -> Pool {
-        let config: Config = self.url.parse().expect("it was just made");
-        let manager = Manager::from_config(
-            config,
-            NoTls,
-            ManagerConfig {
-                recycling_method: RecyclingMethod::Fast,
-            },
-        );
-        Pool::builder(manager)
-            .max_size(size)
-            .build()
-            .expect("a pool without time-outs needs no runtime")
+        pool(&self.url, size)
     }
 
     /// One connection.
@@ -91,7 +80,22 @@ impl Drop for Database {
     }
 }
 
-async fn connect(url: &str) -> Client {
+pub(crate) fn pool(url: &str, size: usize) -> Pool {
+    let config: Config = url.parse().expect("the tests' database URL is one");
+    let manager = Manager::from_config(
+        config,
+        NoTls,
+        ManagerConfig {
+            recycling_method: RecyclingMethod::Fast,
+        },
+    );
+    Pool::builder(manager)
+        .max_size(size)
+        .build()
+        .expect("a pool without time-outs needs no runtime")
+}
+
+pub(crate) async fn connect(url: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls)
         .await
         .expect("the tests' Postgres answers");
@@ -100,7 +104,7 @@ async fn connect(url: &str) -> Client {
 }
 
 /// `url` with its path replaced by `name`.
-fn with_database(url: &str, name: &str) -> String {
+pub(crate) fn with_database(url: &str, name: &str) -> String {
     let (head, query) = url
         .split_once('?')
         .map_or((url, None), |(head, query)| (head, Some(query)));

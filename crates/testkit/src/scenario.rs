@@ -31,8 +31,11 @@ use std::marker::PhantomData;
 pub struct Domain<S, E, C, R, D, V> {
     decide: D,
     evolve: V,
-    types: PhantomData<fn() -> (S, E, C, R)>,
+    types: PhantomData<Types<S, E, C, R>>,
 }
+
+/// State, event, command and rejection, owned by nobody.
+type Types<S, E, C, R> = fn() -> (S, E, C, R);
 
 /// A domain and where its past has brought it.
 #[derive(Debug)]

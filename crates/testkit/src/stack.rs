@@ -4,17 +4,26 @@
 //! a watchdog cleans up instead: a shell that reads a pipe which only this process holds open. When the process ends,
 //! however it ends, the read returns and the shell stops the postmaster and removes the directory.
 
+use crate::database;
 use embedded::broker::{self, Broker};
 use embedded::postgres::{self, Postgres};
 use std::env;
 use std::fs::{self, Permissions};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
+
+/// One for all test processes of a shared server: nobody would drop one of each.
+const REGISTRY_DATABASE: &str = "testkit_registry";
+
+/// Tests register a handful of schemas at a time.
+const REGISTRY_CONNECTIONS_MAX: usize = 4;
 
 /// Outlives every test's own runtime.
 pub(crate) static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
@@ -28,6 +37,7 @@ pub(crate) static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
 
 static HOME: LazyLock<Home> = LazyLock::new(Home::create);
 static POSTGRES: OnceCell<Server> = OnceCell::const_new();
+static REGISTRY: OnceCell<String> = OnceCell::const_new();
 static BROKER: OnceCell<Brokers> = OnceCell::const_new();
 
 /// The directory of the embedded servers, and who removes it.
@@ -95,6 +105,44 @@ pub(crate) async fn brokers() -> &'static str {
         })
         .await;
     &brokers.bootstrap
+}
+
+/// `SCHEMA_REGISTRY_URL`, or a registry of this process in a database of its own.
+pub(crate) async fn registry() -> &'static str {
+    REGISTRY
+        .get_or_init(async || {
+            if let Some(url) = variable("SCHEMA_REGISTRY_URL") {
+                return url;
+            }
+            let server = &postgres().await.url;
+            on_own_runtime(serve_registry(server)).await
+        })
+        .await
+}
+
+async fn serve_registry(server_url: &str) -> String {
+    let server = database::connect(server_url).await;
+    let exists = "SELECT FROM pg_database WHERE datname = $1";
+    if server
+        .query_opt(exists, &[&REGISTRY_DATABASE])
+        .await
+        .expect("the tests' Postgres answers")
+        .is_none()
+    {
+        // It fails when another test process is faster, and then the database is there.
+        let _ = server
+            .batch_execute(&format!("CREATE DATABASE {REGISTRY_DATABASE}"))
+            .await;
+    }
+    let url = database::with_database(server_url, REGISTRY_DATABASE);
+    registry::migrate(&mut database::connect(&url).await)
+        .await
+        .expect("the registry's migrations apply");
+    let router = registry::router(database::pool(&url, REGISTRY_CONNECTIONS_MAX));
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    format!("http://{address}")
 }
 
 /// Whether tests run against the embedded broker, which lacks a few things that Kafka has.

@@ -98,6 +98,14 @@ async fn records_are_read_back_as_they_were_produced() {
 }
 
 #[tokio::test]
+async fn the_registry_answers_as_confluents_does() {
+    let url = format!("{}/subjects/{}/versions/1", testkit::registry().await, namespace());
+    let answer = reqwest::get(url).await.unwrap();
+    assert_eq!(answer.status(), 404);
+    assert!(answer.text().await.unwrap().contains("40401"));
+}
+
+#[tokio::test]
 async fn waiting_in_vain_names_what_was_awaited_and_what_was_found() {
     let waiting = tokio::spawn(eventually("the tide", Duration::from_millis(20), async || {
         Err::<(), _>("still ebb")

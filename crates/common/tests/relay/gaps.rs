@@ -15,7 +15,7 @@ async fn relay_looked_at_locks(world: &World, since: Timestamp) {
         let row = client
             .query_one(
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
-                 AND query LIKE '%FROM pg_locks%' AND query_start > $1",
+                 AND query LIKE 'SELECT virtualtransaction%' AND query_start > $1",
                 &[&since],
             )
             .await
@@ -125,7 +125,7 @@ async fn many_writers_that_commit_late_or_roll_back_lose_nothing() {
                 tx.commit().await.unwrap();
                 version += 2;
                 // Only some tell the relay; the others are another process.
-                if writer % 2 == 0 {
+                if writer.is_multiple_of(2) {
                     relay.handle.offer(recorded);
                 }
             }

@@ -1,0 +1,118 @@
+//! What the database's failures look like when a real server makes them.
+
+use std::time::Duration;
+
+use common::pg::{self, Failure};
+use tokio::sync::mpsc;
+
+const TABLE: &str = "CREATE TABLE parcels (id int PRIMARY KEY, weight int CONSTRAINT has_weight CHECK (weight > 0));
+                     INSERT INTO parcels VALUES (1, 1), (2, 1);";
+
+async fn database() -> testkit::Database {
+    testkit::database(async |client| client.batch_execute(TABLE).await.expect("the table is made")).await
+}
+
+#[tokio::test]
+async fn each_failure_of_a_server_is_told_apart() {
+    let database = database().await;
+    let client = pg::single(database.url()).await.unwrap();
+    for (statement, contended, expected) in [
+        (
+            "INSERT INTO parcels VALUES (1, 1)",
+            &["parcels_pkey"][..],
+            Failure::Conflict,
+        ),
+        ("INSERT INTO parcels VALUES (1, 1)", &[], Failure::Data),
+        ("INSERT INTO parcels VALUES (3, 0)", &["parcels_pkey"], Failure::Data),
+        ("INSERT INTO parcels VALUES (4, 1 << 40)", &[], Failure::Other),
+        ("SELECT 1 / 0", &[], Failure::Data),
+        ("SELECT * FROM nowhere", &[], Failure::Other),
+        (
+            "SET LOCAL statement_timeout = 1; SELECT pg_sleep(10)",
+            &[],
+            Failure::Conflict,
+        ),
+    ] {
+        let error = client.batch_execute(statement).await.expect_err(statement);
+        assert_eq!(pg::failure(&error, contended), expected, "{statement}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_loser_of_a_deadlock_has_a_conflict() {
+    let database = database().await;
+    let (first, second) = (database.client().await, database.client().await);
+    let update = |id: u8| format!("UPDATE parcels SET weight = weight + 1 WHERE id = {id}");
+    first.batch_execute("BEGIN").await.unwrap();
+    second.batch_execute("BEGIN").await.unwrap();
+    first.batch_execute(&update(1)).await.unwrap();
+    second.batch_execute(&update(2)).await.unwrap();
+    let (two, one) = (update(2), update(1));
+    let (left, right) = tokio::join!(first.batch_execute(&two), async {
+        let outcome = second.batch_execute(&one).await;
+        // Lets the other go on if it is the one that waits.
+        second.batch_execute("ROLLBACK").await.unwrap();
+        outcome
+    });
+    let error = left.err().or(right.err()).expect("one of the two loses");
+    assert_eq!(pg::failure(&error, &[]), Failure::Conflict);
+}
+
+#[tokio::test]
+async fn a_session_that_is_ended_is_a_lost_connection_and_the_pool_makes_another() {
+    let database = database().await;
+    let pool = pg::connect(database.url(), 1).await.unwrap();
+    let client = pool.get().await.unwrap();
+    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    database
+        .client()
+        .await
+        .execute("SELECT pg_terminate_backend($1)", &[&pid])
+        .await
+        .unwrap();
+    let error = client
+        .query("SELECT pg_sleep(10)", &[])
+        .await
+        .expect_err("the session was ended");
+    assert_eq!(pg::failure(&error, &[]), Failure::Connection, "{error:?}");
+    drop(client);
+    let again = pool.get().await.unwrap();
+    again.query_one("SELECT 1", &[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn notifications_arrive_until_the_client_is_dropped() {
+    let database = database().await;
+    let (sender, mut received) = mpsc::unbounded_channel();
+    let listening = pg::listening(database.url(), move |channel, payload| {
+        let _ = sender.send(format!("{channel} {payload}"));
+    });
+    let (client, task) = listening.await.unwrap();
+    client.batch_execute("LISTEN arrivals").await.unwrap();
+    database
+        .client()
+        .await
+        .batch_execute("NOTIFY arrivals, 'seven'")
+        .await
+        .unwrap();
+    let first = tokio::time::timeout(Duration::from_secs(10), received.recv())
+        .await
+        .unwrap();
+    assert_eq!(first.as_deref(), Some("arrivals seven"));
+    drop(client);
+    tokio::time::timeout(Duration::from_secs(10), task)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(received.recv().await, None);
+}
+
+#[tokio::test]
+async fn a_database_that_does_not_exist_is_said_to_be_the_trouble() {
+    let database = database().await;
+    let (server, _) = database.url().rsplit_once('/').expect("a URL with a path");
+    let error = pg::connect(&format!("{server}/no_such_database"), 1)
+        .await
+        .expect_err("there is none");
+    assert!(error.to_string().contains("no such database"), "{error}");
+}
