@@ -14,6 +14,9 @@ use contracts::payments::{DeclineReason, Event as PaymentsEvent};
 use contracts::topics;
 use uuid::Uuid;
 
+#[cfg(test)]
+mod tests;
+
 use crate::domain::{
     Answer, Authorization, Capture, Command, Decline, OrderId, PaymentAnswer, PaymentUndo, Refusal, Reservation,
     SourceId, StockAnswer, StockUndo,

@@ -14,7 +14,6 @@ use crate::store::Row;
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct OrderView {
     /// Its id.
-    #[schema(value_type = String, format = "uuid")]
     pub order_id: Uuid,
     /// `placed`, `confirmed`, `completed`, `cancelling`, `cancelled` or `stuck`.
     #[schema(example = "completed")]
@@ -88,7 +87,6 @@ pub struct ParticipantView {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct OrderSummary {
     /// Its id.
-    #[schema(value_type = String, format = "uuid")]
     pub order_id: Uuid,
     /// Where it stands.
     #[schema(example = "completed")]
@@ -125,7 +123,6 @@ pub struct OrderSummary {
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct EventView {
     /// Its id, the same in Kafka's `ce_id`.
-    #[schema(value_type = String, format = "uuid")]
     pub id: Uuid,
     /// Its type.
     #[serde(rename = "type")]
@@ -139,10 +136,8 @@ pub struct EventView {
     #[schema(value_type = String, format = DateTime)]
     pub occurred_at: Timestamp,
     /// The same for all that belongs to this order, in every service.
-    #[schema(value_type = String, format = "uuid")]
     pub correlation_id: Uuid,
     /// The event, request or timer that led to it.
-    #[schema(value_type = String, format = "uuid")]
     pub causation_id: Uuid,
     /// What it says.
     #[schema(value_type = Object)]
