@@ -1,5 +1,7 @@
 //! What the database's failures look like when a real server makes them.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::time::Duration;
 
 use common::pg::{self, Failure};

@@ -1,5 +1,7 @@
 //! Batches of inventory on a real Postgres: what is locked, decided and written.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use bytes::Bytes;
 use common::event::{Envelope, Recorded, StreamId};
 use common::model::{Change, Model as _};

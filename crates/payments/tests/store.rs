@@ -1,5 +1,7 @@
 //! The table `payments` on a real Postgres.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use jiff::Timestamp;
 use payments::domain::{Payment, State};
 use payments::gateway::PaymentId;

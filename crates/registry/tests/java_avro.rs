@@ -5,15 +5,18 @@
 //! has readers and writers with what `SchemaCompatibility` of 1.12.0 found, or the `exception` that it gave up with;
 //! 1.11.4 gives the same verdicts and less exact paths.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use registry::avro::{Defaults, Reason, check, parse};
 use serde_json::Value;
 
 fn cases(file: &'static str) -> impl Iterator<Item = Value> {
-    file.lines().map(|line| serde_json::from_str(line).unwrap())
+    file.lines()
+        .map(|line| serde_json::from_str(line).expect("each line is JSON"))
 }
 
 fn text<'a>(case: &'a Value, key: &str) -> &'a str {
-    case[key].as_str().unwrap()
+    case[key].as_str().expect("each case has this text")
 }
 
 #[test]

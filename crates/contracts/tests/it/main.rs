@@ -1,5 +1,7 @@
 //! What holds schemas, wire types, recorded bytes and the picture of the choreography together.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod catalogue;
 mod golden;
 mod picture;

@@ -1,5 +1,7 @@
 //! Orders over HTTP, on a real database, in two copies, while the broker is away.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod world;
 
 use axum::http::StatusCode;

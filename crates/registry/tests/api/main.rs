@@ -1,5 +1,7 @@
 //! The API, over its router and a real Postgres, as Confluent's clients use it.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod compatibility;
 mod deleting;
 mod importing;

@@ -3,6 +3,8 @@
 //! The servers are those that `DATABASE_URL`, `KAFKA_BROKERS` and `SCHEMA_REGISTRY_URL` name, else embedded ones. Each
 //! test runs a shop of its own: three databases, a namespace of topics and groups, and its own copies of the services.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod shop;
 
 mod saga;
