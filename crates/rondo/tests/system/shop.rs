@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use common::config::Environment;
 use common::kafka;
-use deadpool_postgres::Pool;
 use reqwest::{Client, Response};
 use rondo::{init, system};
 use serde_json::{Value, json};
@@ -13,45 +12,42 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// What operators show in these tests.
-pub const TOKEN: &str = "operator-of-the-tests";
+pub(crate) const TOKEN: &str = "operator-of-the-tests";
 /// Partitions of each topic.
 const PARTITIONS: i32 = 3;
 /// How long a saga may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(40);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Three databases, a namespace, and the services that run on them.
-pub struct Shop {
-    pub namespace: String,
-    pub environment: Environment,
-    pub http: String,
-    pub client: Client,
-    orders: Database,
-    payments: Database,
-    inventory: Database,
+pub(crate) struct Shop {
+    pub(crate) environment: Environment,
+    pub(crate) http: String,
+    pub(crate) client: Client,
+    _databases: [Database; 3],
     copies: Vec<Copy>,
 }
 
 /// One running copy of all services, on one port.
 struct Copy {
     shutdown: CancellationToken,
-    parts: Vec<system::Part>,
+    _parts: Vec<system::Part>,
 }
 
 impl Shop {
     /// A shop with short deadlines' grace and nothing on its shelves.
-    pub async fn open() -> Self {
+    pub(crate) async fn open() -> Self {
         Self::open_with(&[]).await
     }
 
     /// A shop with more variables set.
-    pub async fn open_with(variables: &[(&str, &str)]) -> Self {
+    pub(crate) async fn open_with(variables: &[(&str, &str)]) -> Self {
         let mut shop = Self::prepare(variables).await;
         shop.http = shop.start_copy().await;
         shop
     }
 
     /// Everything but running services.
-    pub async fn prepare(variables: &[(&str, &str)]) -> Self {
+    pub(crate) async fn prepare(variables: &[(&str, &str)]) -> Self {
         let namespace = testkit::namespace();
         let database = async |service: &'static str| {
             testkit::database(async |client| {
@@ -92,19 +88,16 @@ impl Shop {
             .await
             .unwrap();
         Self {
-            namespace,
             environment,
             http: String::new(),
             client: Client::new(),
-            orders,
-            payments,
-            inventory,
+            _databases: [orders, payments, inventory],
             copies: Vec::new(),
         }
     }
 
     /// Starts one more copy of all services; its base URL.
-    pub async fn start_copy(&mut self) -> String {
+    pub(crate) async fn start_copy(&mut self) -> String {
         let shutdown = CancellationToken::new();
         let mut parts = Vec::new();
         for (service, _) in system::PORTS {
@@ -120,21 +113,15 @@ impl Shop {
                 .await
                 .unwrap();
         });
-        self.copies.push(Copy { shutdown, parts });
+        self.copies.push(Copy {
+            shutdown,
+            _parts: parts,
+        });
         format!("http://{address}")
     }
 
-    /// Stops one copy in order.
-    pub async fn stop_copy(&mut self, index: usize) {
-        let copy = self.copies.remove(index);
-        copy.shutdown.cancel();
-        for part in copy.parts {
-            part.ended.await.unwrap().unwrap();
-        }
-    }
-
     /// Puts goods on the shelf.
-    pub async fn stock(&self, sku: &str, on_hand: i64) {
+    pub(crate) async fn stock(&self, sku: &str, on_hand: i64) {
         let body = json!({ "name": sku, "on_hand": on_hand, "unit_price_minor": 100 });
         let put = self
             .client
@@ -151,7 +138,7 @@ impl Shop {
     }
 
     /// Places an order and does not wait; the answer as it is.
-    pub async fn post(&self, body: &Value) -> Response {
+    pub(crate) async fn post(&self, body: &Value) -> Response {
         self.client
             .post(format!("{}/orders", self.http))
             .json(body)
@@ -161,7 +148,7 @@ impl Shop {
     }
 
     /// Places an order; its id.
-    pub async fn place(&self, body: &Value) -> String {
+    pub(crate) async fn place(&self, body: &Value) -> String {
         let answer = self.post(body).await;
         assert_eq!(answer.status(), 202);
         let order: Value = answer.json().await.unwrap();
@@ -169,12 +156,12 @@ impl Shop {
     }
 
     /// An order as it is now.
-    pub async fn order(&self, order_id: &str) -> Value {
+    pub(crate) async fn order(&self, order_id: &str) -> Value {
         self.get(&format!("/orders/{order_id}")).await
     }
 
     /// Whatever a path answers, which must be well.
-    pub async fn get(&self, path: &str) -> Value {
+    pub(crate) async fn get(&self, path: &str) -> Value {
         let answer = self.client.get(format!("{}{path}", self.http)).send().await.unwrap();
         let status = answer.status();
         let text = answer.text().await.unwrap();
@@ -183,7 +170,7 @@ impl Shop {
     }
 
     /// Waits until an order has this status.
-    pub async fn until(&self, order_id: &str, status: &str) -> Value {
+    pub(crate) async fn until(&self, order_id: &str, status: &str) -> Value {
         testkit::eventually(&format!("order {order_id} is {status}"), PATIENCE, async || {
             let order = self.order(order_id).await;
             if order["status"] == status {
@@ -193,33 +180,6 @@ impl Shop {
             }
         })
         .await
-    }
-
-    /// Connections to one service's database.
-    pub fn pool(&self, service: &str) -> Pool {
-        match service {
-            "orders" => &self.orders,
-            "payments" => &self.payments,
-            _ => &self.inventory,
-        }
-        .pool(2)
-    }
-
-    /// One number from one service's database.
-    pub async fn number(&self, service: &str, query: &str) -> i64 {
-        self.pool(service)
-            .get()
-            .await
-            .unwrap()
-            .query_one(query, &[])
-            .await
-            .unwrap()
-            .get(0)
-    }
-
-    /// A topic's whole name.
-    pub fn topic(&self, topic: &str) -> String {
-        format!("{}.{topic}", self.namespace)
     }
 }
 
@@ -232,7 +192,7 @@ impl Drop for Shop {
 }
 
 /// An order body of one line a SKU.
-pub fn order_of(lines: &[(&str, i64)], payment_method: &str) -> Value {
+pub(crate) fn order_of(lines: &[(&str, i64)], payment_method: &str) -> Value {
     let lines: Vec<Value> = lines
         .iter()
         .map(|(sku, quantity)| json!({ "sku": sku, "quantity": quantity, "unit_price_minor": 250 }))
