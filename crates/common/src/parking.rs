@@ -612,7 +612,7 @@ mod tests {
         for attempts in 0..100 {
             let bound = policy
                 .first_wait
-                .saturating_mul(1 << attempts.clamp(1, 21).saturating_sub(1))
+                .saturating_mul(1u32 << (attempts.clamp(1, 21) - 1))
                 .min(policy.wait_max);
             assert!(policy.wait(attempts) <= bound, "after {attempts} attempts");
         }
