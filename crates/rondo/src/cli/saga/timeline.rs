@@ -147,8 +147,8 @@ pub(super) fn in_short(data: &Value) -> String {
                 (Some(minor), Some(currency)) => output::money(minor, currency),
                 _ => format!("{name} {number}"),
             },
-            (_, Value::String(text)) if text.chars().all(|c| c.is_ascii_uppercase() || c == '_') => {
-                text.to_lowercase().replace('_', " ")
+            ("cause" | "outcome" | "reason" | "toward", Value::String(symbol)) => {
+                symbol.to_lowercase().replace('_', " ")
             }
             (_, Value::String(text)) => text.clone(),
             (name, Value::Bool(_)) => name.replace('_', " "),
