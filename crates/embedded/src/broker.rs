@@ -18,6 +18,7 @@
 //! - It has no transactions, and keeps every record for ever: nothing is deleted by age, nothing compacted.
 
 mod liveness;
+mod log;
 
 use std::fs::{self, File};
 use std::io;
@@ -27,9 +28,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 use tansu_broker::broker::Broker as Tansu;
 use tansu_broker::coordinator::group::administrator::Controller;
-use tansu_sans_io::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
-use tansu_sans_io::{ConfigResource, OpType};
-use tansu_storage::{Storage, StorageContainer};
+use tansu_storage::StorageContainer;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
@@ -41,6 +40,9 @@ use uuid::Uuid;
 /// The largest sum of a record's key and value that this broker delivers to a consumer: it never fills a fetch to its
 /// bound of 5 MiB, not even with a single record.
 pub const RECORD_BYTES_MAX: usize = 5 * 1024 * 1024 - 1;
+
+/// The log's file in the data directory.
+const LOG_FILE: &str = "log.db";
 
 /// Names the log to Tansu, which keeps several clusters apart in one file; renaming it would hide all data.
 const CLUSTER_ID: &str = "embedded";
@@ -57,8 +59,12 @@ const START_SECS_MAX: u64 = 30;
 /// How often a starting broker is asked whether it listens.
 const START_POLL_MS: u64 = 5;
 
-/// How often a start whose port was taken in between picks another.
-const PORT_ATTEMPTS_MAX: usize = 5;
+/// How often a start is tried: its port can be taken in between, and Tansu, which does not wait for SQLite's locks, can
+/// meet the last of whoever had the log open before.
+const START_ATTEMPTS_MAX: usize = 5;
+
+/// How long to wait before the next try.
+const START_AGAIN: Duration = Duration::from_millis(100);
 
 /// Patience with requests under way at a stop.
 const STOP_SECS_MAX: u64 = 5;
@@ -108,7 +114,7 @@ pub enum Error {
     },
     /// The log could not be opened.
     #[error("cannot open the broker's log")]
-    Log(#[source] Box<tansu_broker::Error>),
+    Log(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The broker ended while it started, or did not listen in time.
     #[error("the broker did not start: {reason}")]
     NotListening {
@@ -160,8 +166,8 @@ impl Broker {
             _lock: lock,
         };
 
-        let preparing = storage.clone();
-        let prepared = handle.spawn(async move { keep_endless_topics(&preparing).await });
+        let (preparing, file) = (storage.clone(), data_dir.join(LOG_FILE));
+        let prepared = handle.spawn(async move { log::prepare(&preparing, &file).await });
         prepared.await.map_err(|error| Error::NotListening {
             reason: error.to_string(),
         })??;
@@ -175,10 +181,12 @@ impl Broker {
             let serving = handle.spawn(serve(storage.clone(), broker.port, tell.clone()));
             match broker.listening().await {
                 Ok(()) => break,
-                Err(error) if settings.port.is_some() || attempt == PORT_ATTEMPTS_MAX => return Err(error),
-                Err(_) => {
+                Err(error) if attempt == START_ATTEMPTS_MAX => return Err(error),
+                Err(error) => {
+                    tracing::debug!(attempt, %error, "the broker is started again");
                     serving.abort();
                     tell.send_replace(None);
+                    sleep(START_AGAIN).await;
                 }
             }
         }
@@ -269,54 +277,14 @@ async fn serve(storage: Url, port: u16, tell: watch::Sender<Option<String>>) {
     let _ = tell.send(Some(reason));
 }
 
-/// Takes `cleanup.policy` from each topic whose `retention.ms` is negative.
-///
-/// To Kafka the two together mean "keep for ever"; Tansu compares a record's age with -1 and deletes all of it at the next
-/// start. Without a policy it deletes nothing.
-async fn keep_endless_topics(storage: &Url) -> Result<(), Error> {
-    let failed = |error: tansu_storage::Error| Error::Log(Box::new(error.into()));
-    let log = StorageContainer::builder()
-        .cluster_id(CLUSTER_ID)
-        .node_id(NODE_ID)
-        .advertised_listener(Url::parse("tcp://127.0.0.1:0").expect("a loopback address makes a URL"))
-        .storage(storage.clone())
-        .build()
-        .await
-        .map_err(failed)?;
-    let topics = log.metadata(None).await.map_err(failed)?;
-    for topic in topics.topics().iter().filter_map(|topic| topic.name.as_deref()) {
-        let described = log
-            .describe_config(topic, ConfigResource::Topic, None)
-            .await
-            .map_err(failed)?;
-        let configs = described.configs.unwrap_or_default();
-        let is = |name: &str, holds: fn(&str) -> bool| {
-            configs
-                .iter()
-                .any(|config| config.name == name && config.value.as_deref().is_some_and(holds))
-        };
-        if is("retention.ms", |value| value.starts_with('-')) && is("cleanup.policy", |_| true) {
-            let policy = AlterableConfig::default()
-                .name("cleanup.policy".into())
-                .config_operation(OpType::Delete.into());
-            let change = AlterConfigsResource::default()
-                .resource_type(ConfigResource::Topic.into())
-                .resource_name(topic.into())
-                .configs(Some(vec![policy]));
-            log.incremental_alter_resource(change).await.map_err(failed)?;
-        }
-    }
-    Ok(())
-}
-
 /// Tansu's URL for the log in `data_dir`, and a symbolic link on the way there if needed.
 ///
 /// Tansu takes the path from the URL as it stands, percent signs included, so a directory with a space in its name is
 /// reached through a link that has none. The interval puts off Tansu's clean-up, which deletes by age, for good; the one
-/// at each start is [`keep_endless_topics`]' concern.
+/// at each start is [`log::prepare`]'s concern.
 fn storage_url(data_dir: &Path) -> io::Result<(Url, Option<TempDir>)> {
     let plain = |dir: &Path| {
-        let path = dir.join("log.db");
+        let path = dir.join(LOG_FILE);
         let url = Url::parse(&format!("sqlite:///{}?maintenance_interval=365days", path.to_str()?)).ok()?;
         (url.path().strip_prefix('/') == path.to_str()).then_some(url)
     };
