@@ -7,7 +7,8 @@ use anyhow::Result;
 use bytes::Bytes;
 use common::codec::Codec;
 use common::event::EventSet;
-use futures_util::TryStreamExt as _;
+use futures_util::stream::Fuse;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use tokio_postgres::RowStream;
 use uuid::Uuid;
@@ -43,7 +44,8 @@ pub(super) struct Missing {
 /// A service's streams in order, each stream's events in order.
 pub(super) struct History {
     service: &'static str,
-    rows: Pin<Box<RowStream>>,
+    /// Fused: Postgres' own stream fails when it is asked again after its end.
+    rows: Pin<Box<Fuse<RowStream>>>,
     ahead: Option<(String, Entry)>,
     trail: Trail,
 }
@@ -70,7 +72,7 @@ impl History {
     pub(super) fn new(service: &'static str, rows: RowStream, index: Index) -> Self {
         Self {
             service,
-            rows: Box::pin(rows),
+            rows: Box::pin(rows.fuse()),
             ahead: None,
             trail: Trail {
                 service,

@@ -43,7 +43,8 @@ use contracts::service::SERVICES;
 use contracts::topics::Topics;
 use contracts::{inventory as stock_wire, orders as order_wire, payments as payment_wire};
 use deadpool_postgres::{Client, Transaction};
-use futures_util::TryStreamExt as _;
+use futures_util::stream::Fuse;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use indicatif::ProgressBar;
 use jiff::{SignedDuration, Timestamp};
 
@@ -231,7 +232,7 @@ async fn read_stores(
     let mut merge = Merge {
         codec,
         ended: Ended {
-            rows: Box::pin(queries::ended(&ended).await?),
+            rows: Box::pin(queries::ended(&ended).await?.fuse()),
             ahead: None,
         },
         orders: History::new("orders", queries::orders(&orders).await?, index()),
@@ -343,7 +344,7 @@ impl Seen {
 
 /// The orders that had ended when the audit began to read, in order.
 struct Ended {
-    rows: std::pin::Pin<Box<tokio_postgres::RowStream>>,
+    rows: std::pin::Pin<Box<Fuse<tokio_postgres::RowStream>>>,
     ahead: Option<String>,
 }
 
