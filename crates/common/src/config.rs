@@ -16,7 +16,7 @@ use crate::codec::RegistrySettings;
 mod kafka;
 mod secret;
 
-pub use kafka::KafkaConfig;
+pub use kafka::kafka;
 pub use secret::Secret;
 
 /// Why the environment is no configuration.
@@ -142,24 +142,18 @@ impl FromIterator<(String, String)> for Environment {
 /// What every service needs to know; its own settings it reads from the same [`Environment`].
 #[derive(Clone)]
 pub struct Config {
-    /// Prefix of topics and consumer groups, so that several installations share one broker.
-    pub namespace: Option<String>,
     /// Postgres, with its password.
     pub database_url: Secret,
     /// Most connections to Postgres at once.
     pub database_connections: usize,
     /// The broker.
-    pub kafka: KafkaConfig,
+    pub kafka: crate::kafka::Settings,
     /// The schema registry.
     pub registry: RegistrySettings,
     /// The HTTP server.
     pub http: HttpConfig,
     /// What operators show; `None` leaves their endpoints open.
     pub operator_token: Option<Secret>,
-    /// Most records or commands in one transaction.
-    pub batch_records_max: usize,
-    /// How long a stop may take before it is cut short.
-    pub shutdown_timeout: Duration,
 }
 
 /// The HTTP server's address and bounds.
@@ -184,15 +178,12 @@ impl Config {
     /// The first variable that is missing, malformed or refused.
     pub fn read(environment: &Environment, service: &str, port: u16) -> Result<Self, Error> {
         Ok(Self {
-            namespace: namespace(environment)?,
             database_url: database_url(environment, service)?,
             database_connections: environment.number("RONDO_DATABASE_CONNECTIONS", 8, 2..=200)?,
-            kafka: KafkaConfig::read(environment)?,
+            kafka: kafka(environment)?,
             registry: registry(environment)?,
             http: HttpConfig::read(environment, port)?,
             operator_token: operator_token(environment)?,
-            batch_records_max: environment.number("RONDO_BATCH_RECORDS_MAX", 1_000, 1..=10_000)?,
-            shutdown_timeout: environment.seconds("RONDO_SHUTDOWN_SECS", 20, 1..=300)?,
         })
     }
 }
@@ -200,15 +191,12 @@ impl Config {
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
-            .field("namespace", &self.namespace)
             .field("database_url", &crate::pg::redacted(self.database_url.expose()))
             .field("database_connections", &self.database_connections)
             .field("kafka", &self.kafka)
             .field("registry", &redacted_url(&self.registry.url))
             .field("http", &self.http)
             .field("operator_token", &self.operator_token)
-            .field("batch_records_max", &self.batch_records_max)
-            .field("shutdown_timeout", &self.shutdown_timeout)
             .finish()
     }
 }
@@ -359,7 +347,7 @@ mod tests {
     fn three_variables_are_enough() {
         let config = Config::read(&complete(), "shipping", 8090).unwrap();
         assert_eq!(config.http.address.port(), 8090);
-        assert_eq!(config.namespace, None);
+        assert_eq!(config.kafka.namespace, None);
         assert!(config.operator_token.is_none());
     }
 

@@ -4,7 +4,7 @@
 //! be cancelled at once. Such deadlines wait until the relay has nothing old to publish and the consumer has read, on
 //! every partition of its input, past a moment ago; and then for a grace in which the others can answer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::committer::{Commands, Committer, Expect, SubmitError};
 use crate::event::{Cause, StreamId, named_id};
 use crate::inbox;
-use crate::kafka;
+use crate::kafka::{self, LogEnd};
 use crate::model::Model;
 use crate::parking;
 use crate::relay;
@@ -33,18 +33,21 @@ pub const HEADS_CLAIMED_MAX: i64 = 64;
 pub const CLAIM_LEASE: Duration = Duration::from_secs(30);
 /// How old the oldest unpublished event may be for this service to count as up to date.
 const RELAY_AGE_MAX: Duration = Duration::from_secs(2);
-/// How far behind now the consumer may be to count as up to date.
+/// How far behind now the consumer may be to count as up to date: under steady traffic the very end of the log is never
+/// reached, so what counts is what was there a moment ago.
 const INPUT_AGE_MAX: Duration = Duration::from_secs(2);
 /// How often figures are taken that cost a query.
 const FIGURES_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the inbox gets its partitions for the months to come.
+const PARTITIONS_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What the clockwork needs to know.
 #[derive(Clone)]
 pub struct Settings {
     /// Topics whose partitions must have been read, with namespace.
     pub topics: Vec<String>,
-    /// How to reach the brokers.
-    pub kafka: kafka::Settings,
+    /// Tells where their logs end.
+    pub log: kafka::Client,
     /// How often it looks.
     pub interval: Duration,
     /// How long the service must have been up to date before a deadline of others fires.
@@ -66,11 +69,13 @@ pub async fn run<M: Model>(
         commands,
         pool,
         relay,
+        looks: VecDeque::new(),
         up_to_date_since: None,
     };
     let mut ticks = tokio::time::interval(clockwork.settings.interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut figures_at = Instant::now();
+    let mut partitions_at = Instant::now() + PARTITIONS_INTERVAL;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -85,6 +90,16 @@ pub async fn run<M: Model>(
                 tracing::debug!(service = M::NAME, error, "figures are not to be had now");
             }
         }
+        if partitions_at <= Instant::now() {
+            partitions_at = Instant::now() + PARTITIONS_INTERVAL;
+            if let Err(error) = clockwork.partitions().await {
+                tracing::warn!(
+                    service = M::NAME,
+                    error,
+                    "the inbox has no partitions for the months to come"
+                );
+            }
+        }
     }
 }
 
@@ -94,6 +109,8 @@ struct Clockwork<M: Model> {
     commands: Commands<M>,
     pool: Pool,
     relay: relay::Handle,
+    /// Where the logs ended, and when: the newest look that is [`INPUT_AGE_MAX`] old, and those since.
+    looks: VecDeque<(Instant, Vec<LogEnd>)>,
     up_to_date_since: Option<Instant>,
 }
 
@@ -103,8 +120,9 @@ impl<M: Model> Clockwork<M> {
         let heads = parking::claim_due(&client, M::NAME, HEADS_CLAIMED_MAX, CLAIM_LEASE)
             .await
             .map_err(text)?;
+        // Ahead of time, so that a deadline that is met in good order fires when it passes.
         let ahead = if M::DEADLINES_WAIT_FOR_INPUT {
-            self.settings.grace
+            self.settings.grace + INPUT_AGE_MAX
         } else {
             Duration::ZERO
         };
@@ -114,7 +132,11 @@ impl<M: Model> Clockwork<M> {
             metrics::counter!(names::PARKED_RETRIES_TOTAL, "consumer" => M::NAME).increment(heads.len() as u64);
             self.committer.retry_parked(heads, shutdown).await;
         }
-        if due && self.may_fire().await {
+        if !due {
+            self.looks.clear();
+            self.up_to_date_since = None;
+            metrics::gauge!(names::TIMERS_DUE, "service" => M::NAME).set(0.0);
+        } else if self.may_fire().await {
             self.fire().await?;
         }
         Ok(())
@@ -143,11 +165,19 @@ impl<M: Model> Clockwork<M> {
         }
     }
 
-    async fn is_up_to_date(&self) -> Result<bool, String> {
+    async fn is_up_to_date(&mut self) -> Result<bool, String> {
         if self.relay.status().unpublished_age > RELAY_AGE_MAX {
             return Ok(false);
         }
-        let moment = Timestamp::now().checked_sub(INPUT_AGE_MAX).map_err(text)?;
+        let looked_at = Instant::now();
+        let ends = self.settings.log.log_ends(&self.settings.topics).await.map_err(text)?;
+        self.looks.push_back((looked_at, ends));
+        while self.looks.get(1).is_some_and(|(at, _)| at.elapsed() >= INPUT_AGE_MAX) {
+            self.looks.pop_front();
+        }
+        let Some((_, must_have_read)) = self.looks.front().filter(|(at, _)| at.elapsed() >= INPUT_AGE_MAX) else {
+            return Ok(false);
+        };
         let client = self.pool.get().await.map_err(text)?;
         let ours: HashMap<(String, i32), i64> = inbox::offsets(&client, M::NAME)
             .await
@@ -156,13 +186,10 @@ impl<M: Model> Clockwork<M> {
             .map(|(topic, partition, next_offset)| ((topic, partition), next_offset))
             .collect();
         drop(client);
-        // Under steady traffic the very end is never reached; what counts is what was there a moment ago.
-        let must_have_read = kafka::offsets_for_time(&self.settings.kafka, &self.settings.topics, moment)
-            .await
-            .map_err(text)?;
-        Ok(must_have_read
-            .into_iter()
-            .all(|(topic, partition, offset)| ours.get(&(topic, partition)).copied().unwrap_or(0) >= offset))
+        Ok(must_have_read.iter().all(|log| {
+            let next = ours.get(&(log.topic.clone(), log.partition));
+            log.first == log.end || next.is_some_and(|next| *next >= log.end)
+        }))
     }
 
     async fn fire(&self) -> Result<(), String> {
@@ -209,6 +236,11 @@ impl<M: Model> Clockwork<M> {
         timers::settle(&client, stream, next).await.map_err(text)
     }
 
+    async fn partitions(&self) -> Result<(), String> {
+        let client = self.pool.get().await.map_err(text)?;
+        inbox::ensure_partitions(&client, Timestamp::now()).await.map_err(text)
+    }
+
     async fn figures(&self) -> Result<(), String> {
         let client = self.pool.get().await.map_err(text)?;
         let (keys, records) = parking::depth(&client, M::NAME).await.map_err(text)?;
@@ -225,10 +257,7 @@ impl<M: Model> Clockwork<M> {
             .into_iter()
             .map(|(topic, partition, next)| ((topic, partition), next))
             .collect();
-        for end in kafka::log_ends(&self.settings.kafka, &self.settings.topics)
-            .await
-            .map_err(text)?
-        {
+        for end in self.settings.log.log_ends(&self.settings.topics).await.map_err(text)? {
             let next = ours
                 .get(&(end.topic.clone(), end.partition))
                 .copied()

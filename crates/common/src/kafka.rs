@@ -4,16 +4,15 @@
 //! time limit. Nothing here publishes or consumes for a service: see [`relay`](crate::relay) and the consumer.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 /// Longest wait for one answer of a broker.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,7 +24,7 @@ const CREATED_POLL: Duration = Duration::from_millis(50);
 const REPLICATED_FROM_BROKERS: usize = 3;
 
 /// Where Kafka is, and how to log in.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Settings {
     /// `host:port`, comma separated.
     pub brokers: String,
@@ -124,6 +123,24 @@ impl Settings {
     }
 }
 
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const SECRET: [&str; 6] = ["password", "secret", "key.pem", "keytab", "token", "oauthbearer.config"];
+        let shown = |(property, value): (&'_ String, &'_ String)| {
+            let secret = SECRET.iter().any(|part| property.contains(part));
+            (property.clone(), if secret { "***".to_owned() } else { value.clone() })
+        };
+        f.debug_struct("Settings")
+            .field("brokers", &self.brokers)
+            .field(
+                "properties",
+                &self.properties.iter().map(shown).collect::<BTreeMap<_, _>>(),
+            )
+            .field("namespace", &self.namespace)
+            .finish()
+    }
+}
+
 /// What every client of this process starts from.
 pub fn client_config(settings: &Settings) -> ClientConfig {
     let mut config = ClientConfig::new();
@@ -207,7 +224,8 @@ pub struct LogEnd {
 /// # Errors
 /// [`Error::OtherPartitionCount`] before anything is created; else what the broker says.
 pub async fn ensure_topics(settings: &Settings, specs: &[TopicSpec]) -> Result<Vec<Created>, Error> {
-    let cluster = cluster(settings).await?;
+    let client = Client::new(settings)?;
+    let cluster = client.ask(Asker::cluster).await?;
     let mut ensured = Vec::with_capacity(specs.len());
     for spec in specs {
         let found = cluster.partitions.get(&spec.name).copied();
@@ -232,114 +250,142 @@ pub async fn ensure_topics(settings: &Settings, specs: &[TopicSpec]) -> Result<V
         .collect();
     if !missing.is_empty() {
         create(settings, &missing, cluster.brokers).await?;
-        visible(settings, &missing).await?;
+        visible(&client, &missing).await?;
     }
     Ok(ensured)
 }
 
-/// How many partitions `topic` has.
-///
-/// # Errors
-/// [`Error::NoSuchTopic`], or the broker did not answer.
-pub async fn partitions(settings: &Settings, topic: &str) -> Result<i32, Error> {
-    let cluster = cluster(settings).await?;
-    cluster
-        .partitions
-        .get(topic)
-        .copied()
-        .ok_or_else(|| Error::NoSuchTopic {
-            topic: topic.to_owned(),
-        })
-}
-
 /// What the log of each partition of `topics` holds, in order of topic and partition.
+///
+/// Whoever asks again and again keeps a [`Client`].
 ///
 /// # Errors
 /// [`Error::NoSuchTopic`], or the broker did not answer.
 pub async fn log_ends(settings: &Settings, topics: &[String]) -> Result<Vec<LogEnd>, Error> {
-    let wanted = partitions_of(settings, topics).await?;
-    blocking(settings, move |consumer| {
-        wanted
-            .into_iter()
-            .map(|(topic, partition)| {
-                let (first, end) = consumer
-                    .fetch_watermarks(&topic, partition, ASK_TIMEOUT)
-                    .map_err(asked(|| format!("asking for the log end of {topic}/{partition}")))?;
-                Ok(LogEnd {
-                    topic,
-                    partition,
-                    first,
-                    end,
-                })
-            })
-            .collect()
-    })
-    .await
+    Client::new(settings)?.log_ends(topics).await
 }
 
-/// For each partition of `topics` the offset of its first record at `at` or later; the end of its log where there is none.
-///
-/// # Errors
-/// [`Error::NoSuchTopic`], or the broker did not answer.
-pub async fn offsets_for_time(
-    settings: &Settings,
-    topics: &[String],
-    at: Timestamp,
-) -> Result<Vec<(String, i32, i64)>, Error> {
-    let wanted = partitions_of(settings, topics).await?;
-    blocking(settings, move |consumer| {
-        let what = || format!("asking for offsets at {at}");
-        let mut times = TopicPartitionList::with_capacity(wanted.len());
-        for (topic, partition) in &wanted {
-            times
-                .add_partition_offset(topic, *partition, Offset::Offset(at.as_millisecond().max(0)))
-                .map_err(asked(what))?;
-        }
-        let offsets = consumer.offsets_for_times(times, ASK_TIMEOUT).map_err(asked(what))?;
-        let mut found = Vec::with_capacity(wanted.len());
-        for element in offsets.elements() {
-            element.error().map_err(asked(what))?;
-            let (topic, partition) = (element.topic().to_owned(), element.partition());
-            let offset = match element.offset() {
-                Offset::Offset(offset) => offset,
-                _ => {
-                    consumer
-                        .fetch_watermarks(&topic, partition, ASK_TIMEOUT)
-                        .map_err(asked(what))?
-                        .1
-                }
-            };
-            found.push((topic, partition, offset));
-        }
-        Ok(found)
-    })
-    .await
+/// A client for questions, kept because connecting costs more than asking. It belongs to no group and commits nothing.
+#[derive(Clone)]
+pub struct Client(Arc<Asker>);
+
+struct Asker {
+    /// Always there until it is dropped.
+    consumer: Option<BaseConsumer<QuietContext>>,
+    /// Partitions of the topics that have been asked for: their number never changes.
+    partitions: Mutex<BTreeMap<String, i32>>,
 }
 
-/// Every partition of `topics`.
-async fn partitions_of(settings: &Settings, topics: &[String]) -> Result<Vec<(String, i32)>, Error> {
-    let cluster = cluster(settings).await?;
-    let mut all = Vec::new();
-    for topic in topics {
-        let count = cluster
-            .partitions
-            .get(topic)
-            .ok_or_else(|| Error::NoSuchTopic { topic: topic.clone() })?;
-        all.extend((0..*count).map(|partition| (topic.clone(), partition)));
+impl Drop for Asker {
+    fn drop(&mut self) {
+        // librdkafka waits for its threads to end.
+        let consumer = self.consumer.take();
+        std::thread::spawn(move || drop(consumer));
     }
-    Ok(all)
 }
 
-/// What metadata says: how many brokers there are, and each topic's partitions.
-struct Cluster {
-    brokers: usize,
-    partitions: BTreeMap<String, i32>,
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Client")
+    }
 }
 
-/// All topics are asked for, not one: to ask for a topic that does not exist may create it, where brokers do that.
-async fn cluster(settings: &Settings) -> Result<Cluster, Error> {
-    blocking(settings, |consumer| {
-        let metadata = consumer
+impl Client {
+    /// A client that connects when it is first asked.
+    ///
+    /// # Errors
+    /// [`Error::Client`] for properties that librdkafka does not take; [`Error::TlsMissing`].
+    pub fn new(settings: &Settings) -> Result<Self, Error> {
+        settings.check()?;
+        let mut config = client_config(settings);
+        config
+            // librdkafka wants a group's name before it assigns partitions; without a commit the group never exists.
+            .set("group.id", "rondo-probe")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("allow.auto.create.topics", "false")
+            .set("enable.partition.eof", "true");
+        let consumer = config.create_with_context(QuietContext).map_err(Error::Client)?;
+        Ok(Self(Arc::new(Asker {
+            consumer: Some(consumer),
+            partitions: Mutex::default(),
+        })))
+    }
+
+    /// How many partitions `topic` has.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchTopic`], or the broker did not answer.
+    pub async fn partitions(&self, topic: &str) -> Result<i32, Error> {
+        let topic = topic.to_owned();
+        self.ask(move |asker| asker.partitions(&topic)).await
+    }
+
+    /// What the log of each partition of `topics` holds, in order of topic and partition.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchTopic`], or the broker did not answer.
+    pub async fn log_ends(&self, topics: &[String]) -> Result<Vec<LogEnd>, Error> {
+        let topics = topics.to_vec();
+        self.ask(move |asker| {
+            let mut ends = Vec::new();
+            for topic in topics {
+                for partition in 0..asker.partitions(&topic)? {
+                    let (first, end) = asker
+                        .consumer()
+                        .fetch_watermarks(&topic, partition, ASK_TIMEOUT)
+                        .map_err(asked(|| format!("asking for the log end of {topic}/{partition}")))?;
+                    ends.push(LogEnd {
+                        topic: topic.clone(),
+                        partition,
+                        first,
+                        end,
+                    });
+                }
+            }
+            Ok(ends)
+        })
+        .await
+    }
+
+    /// Runs `ask` on a blocking thread.
+    async fn ask<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&Asker) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let asker = Arc::clone(&self.0);
+        tokio::task::spawn_blocking(move || {
+            // What librdkafka has to tell of lost brokers piles up until somebody listens.
+            while asker.consumer().poll(Duration::ZERO).is_some() {}
+            ask(&asker)
+        })
+        .await
+        .expect("a question to Kafka does not panic")
+    }
+}
+
+impl Asker {
+    fn consumer(&self) -> &BaseConsumer<QuietContext> {
+        self.consumer.as_ref().expect("it is taken only by drop")
+    }
+
+    fn partitions(&self, topic: &str) -> Result<i32, Error> {
+        let mut known = self.partitions.lock().expect("nothing panics while it holds this lock");
+        if let Some(count) = known.get(topic) {
+            return Ok(*count);
+        }
+        let found = self.cluster()?.partitions;
+        let count = found.get(topic).copied().ok_or_else(|| Error::NoSuchTopic {
+            topic: topic.to_owned(),
+        })?;
+        *known = found;
+        Ok(count)
+    }
+
+    /// All topics are asked for, not one: to ask for a topic that does not exist may create it, where brokers do that.
+    fn cluster(&self) -> Result<Cluster, Error> {
+        let metadata = self
+            .consumer()
             .fetch_metadata(None, ASK_TIMEOUT)
             .map_err(asked(|| "asking for the topics".to_owned()))?;
         let known = metadata
@@ -357,8 +403,13 @@ async fn cluster(settings: &Settings) -> Result<Cluster, Error> {
                 })
                 .collect(),
         })
-    })
-    .await
+    }
+}
+
+/// What metadata says: how many brokers there are, and each topic's partitions.
+struct Cluster {
+    brokers: usize,
+    partitions: BTreeMap<String, i32>,
 }
 
 async fn create(settings: &Settings, specs: &[&TopicSpec], brokers: usize) -> Result<(), Error> {
@@ -406,10 +457,10 @@ async fn create(settings: &Settings, specs: &[&TopicSpec], brokers: usize) -> Re
 }
 
 /// Creating a topic is asynchronous in Kafka: whoever used it at once would be told that there is none.
-async fn visible(settings: &Settings, specs: &[&TopicSpec]) -> Result<(), Error> {
+async fn visible(client: &Client, specs: &[&TopicSpec]) -> Result<(), Error> {
     let deadline = tokio::time::Instant::now() + CREATED_TIMEOUT;
     loop {
-        let cluster = cluster(settings).await?;
+        let cluster = client.ask(Asker::cluster).await?;
         let Some(hidden) = specs.iter().find(|spec| !cluster.partitions.contains_key(&spec.name)) else {
             let other = specs.iter().map(|spec| (spec, cluster.partitions[&spec.name]));
             return match other.into_iter().find(|(spec, found)| *found != spec.partitions) {
@@ -430,26 +481,12 @@ async fn visible(settings: &Settings, specs: &[&TopicSpec]) -> Result<(), Error>
     }
 }
 
-/// Runs `ask` on a blocking thread with a client that belongs to no group and commits nothing.
+/// Runs `ask` on a blocking thread with a [`Client`]'s consumer, which may be assigned partitions.
 pub(crate) async fn blocking<T: Send + 'static>(
     settings: &Settings,
     ask: impl FnOnce(&BaseConsumer<QuietContext>) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    settings.check()?;
-    let mut config = client_config(settings);
-    config
-        // librdkafka wants a group's name before it assigns partitions; without a commit the group never exists.
-        .set("group.id", "rondo-probe")
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        .set("allow.auto.create.topics", "false")
-        .set("enable.partition.eof", "true");
-    tokio::task::spawn_blocking(move || {
-        let consumer: BaseConsumer<QuietContext> = config.create_with_context(QuietContext).map_err(Error::Client)?;
-        ask(&consumer)
-    })
-    .await
-    .expect("a question to Kafka does not panic")
+    Client::new(settings)?.ask(move |asker| ask(asker.consumer())).await
 }
 
 /// Names what was asked, for the error's message.

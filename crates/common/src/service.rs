@@ -154,11 +154,15 @@ pub async fn start<M: Model>(
             .await
             .map_err(|error| database(error.into()))?;
     }
+    let log = kafka::Client::new(&settings.kafka).map_err(|error| Error::Kafka {
+        service,
+        source: error.into(),
+    })?;
     let named = |topic: &str| settings.kafka.named(topic);
     let codec = Arc::new(codec_of::<M>(&pool, &settings, &named(M::Event::TOPIC)).await?);
     let inputs: Vec<String> = M::LISTENS_TO.iter().map(|topic| named(topic)).collect();
     for topic in inputs.iter().chain([&named(M::Event::TOPIC)]) {
-        match kafka::partitions(&settings.kafka, topic).await {
+        match log.partitions(topic).await {
             Err(source @ kafka::Error::NoSuchTopic { .. }) => return Err(Error::Topics { service, source }),
             Err(error) => tracing::warn!(
                 service,
@@ -234,7 +238,7 @@ pub async fn start<M: Model>(
     }
     let clock = deadlines::Settings {
         topics: inputs,
-        kafka: settings.kafka.clone(),
+        log,
         interval: settings.clock_interval,
         grace: settings.deadline_grace,
     };

@@ -12,6 +12,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use opentelemetry::trace::{TraceContextExt as _, TracerProvider as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+pub use tracing::Level;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -23,9 +24,8 @@ mod trace_context;
 
 pub use trace_context::{TraceContext, TraceContextError};
 
-/// What is logged unless `RUST_LOG` says otherwise. The libraries that narrate are kept to warnings.
-const DEFAULT_FILTER: &str = "info,\
-    tansu_auth=warn,tansu_broker=warn,tansu_model=warn,tansu_sans_io=warn,tansu_schema=warn,tansu_service=warn,\
+/// Libraries that narrate are kept to warnings unless `RUST_LOG` says otherwise.
+const QUIET: &str = "tansu_auth=warn,tansu_broker=warn,tansu_model=warn,tansu_sans_io=warn,tansu_schema=warn,tansu_service=warn,\
     tansu_storage=warn,libsql=warn,rdkafka=warn,librdkafka=warn,h2=warn,hyper=warn,hyper_util=warn,reqwest=warn,\
     rustls=warn,tower=warn,tokio_postgres=warn,opentelemetry=warn,opentelemetry_sdk=warn,opentelemetry_otlp=warn";
 
@@ -56,10 +56,11 @@ impl Drop for Guard {
     }
 }
 
-/// Starts logging and tracing as `service`. Only the first call of a process takes effect.
+/// Starts logging and tracing as `service`, and logs from `level` up. Only the first call of a process takes effect.
 ///
 /// `RUST_LOG` filters logs, `RONDO_LOG_FORMAT=text|json` overrides the choice of format.
-pub fn init(service: &str) -> Guard {
+pub fn init(service: &str, level: Level) -> Guard {
+    let default_filter = |level: Level| EnvFilter::new(format!("{level},{QUIET}"));
     let exporter = otlp::endpoint_is_set().then(|| otlp::exporter(None));
     let (exporter, export_error) = match exporter {
         Some(Ok(exporter)) => (Some(exporter), None),
@@ -81,13 +82,13 @@ pub fn init(service: &str) -> Guard {
         .with_tracer(tracer)
         .with_tracked_inactivity(false)
         .with_threads(false)
-        .with_filter(EnvFilter::new(DEFAULT_FILTER));
+        .with_filter(default_filter(Level::INFO));
     let (filter, filter_error) = match std::env::var(EnvFilter::DEFAULT_ENV) {
         Ok(wanted) if !wanted.trim().is_empty() => match EnvFilter::try_new(&wanted) {
             Ok(filter) => (filter, None),
-            Err(error) => (EnvFilter::new(DEFAULT_FILTER), Some(error)),
+            Err(error) => (default_filter(level), Some(error)),
         },
-        _ => (EnvFilter::new(DEFAULT_FILTER), None),
+        _ => (default_filter(level), None),
     };
     let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let logs = match json_wanted() {

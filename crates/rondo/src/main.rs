@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use common::config::{self, Environment, KafkaConfig};
-use common::kafka;
+use common::config::{self, Environment};
+use common::telemetry::{self, Level};
 use contracts::service::SERVICES;
 use contracts::topics::PARTITIONS_DEFAULT;
 use rondo::cli::{GlobalArgs, Target, audit, dlq, inventory, orders, saga};
@@ -94,23 +94,17 @@ async fn run(Arguments { global, command }: Arguments) -> Result<ExitCode> {
 
 /// `rondo init`, as the environment says.
 async fn initialise(partitions: i32) -> Result<()> {
-    let _telemetry = common::telemetry::init("init");
+    let _telemetry = telemetry::init("init", Level::WARN);
     let environment = Environment::of_process();
-    let namespace = config::namespace(&environment)?;
     for service in &SERVICES {
         let url = config::database_url(&environment, service.name)?;
         let applied = init::database(service.name, url.expose()).await?;
         eprintln!("✓ database of {}: {applied} migrations applied", service.name);
     }
-    let KafkaConfig { brokers, properties } = KafkaConfig::read(&environment)?;
-    let kafka = kafka::Settings {
-        brokers,
-        properties,
-        namespace: namespace.clone(),
-    };
+    let kafka = config::kafka(&environment)?;
     let created = init::topics(&kafka, partitions).await?;
     eprintln!("✓ topics: {} created", created.len());
-    let schemas = init::schemas(&config::registry(&environment)?, namespace.as_deref()).await?;
+    let schemas = init::schemas(&config::registry(&environment)?, kafka.namespace.as_deref()).await?;
     eprintln!("✓ schemas: {schemas} event types registered");
     Ok(())
 }

@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::ValueEnum;
 use common::config::{Environment, HttpConfig, database_url};
 use common::http::server;
+use common::telemetry::Level;
 use common::{pg, telemetry};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -40,7 +41,7 @@ pub async fn run(service: Service) -> Result<()> {
         Service::Inventory => ("inventory", 8083),
         Service::Registry => ("registry", 8081),
     };
-    let _telemetry = telemetry::init(name);
+    let _telemetry = telemetry::init(name, Level::INFO);
     telemetry::metrics();
     let shutdown = CancellationToken::new();
     let config = HttpConfig::read(&environment, port)?;

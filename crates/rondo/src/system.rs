@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use axum::Router;
-use common::config::{Config, Environment, KafkaConfig};
+use common::config::{Config, Environment};
 use common::http::{Health, OperatorToken, server};
 use common::model::Model;
 use common::parking::RetryPolicy;
 use common::service::{self, Running};
-use common::{kafka, telemetry};
+use common::telemetry;
 use deadpool_postgres::Pool;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -50,16 +50,11 @@ pub struct Part {
 /// # Errors
 /// A variable is missing, malformed or refused.
 pub fn settings(config: &Config, environment: &Environment) -> Result<service::Settings> {
-    let KafkaConfig { brokers, properties } = config.kafka.clone();
     Ok(service::Settings {
-        namespace: config.namespace.clone(),
+        namespace: config.kafka.namespace.clone(),
         database_url: config.database_url.expose().to_owned(),
         pool_size: config.database_connections,
-        kafka: kafka::Settings {
-            brokers,
-            properties,
-            namespace: config.namespace.clone(),
-        },
+        kafka: config.kafka.clone(),
         registry: config.registry.clone(),
         retry: RetryPolicy {
             attempts_max: environment.number("RONDO_RETRY_ATTEMPTS", 6, 1..=1_000)?,

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail};
 use common::config::{Environment, HttpConfig};
 use common::http::server;
+use common::telemetry::Level;
 use common::{kafka, pg, telemetry};
 use embedded::broker::{self, Broker};
 use embedded::port;
@@ -60,7 +61,7 @@ pub struct Args {
 /// # Errors
 /// Something cannot start, with what to do, or ended by itself.
 pub async fn run(args: &Args, data_dir: &Path) -> Result<()> {
-    let _telemetry = telemetry::init("rondo");
+    let _telemetry = telemetry::init("rondo", Level::WARN);
     telemetry::metrics();
     let began = Instant::now();
     let steps = Steps::new();

@@ -5,9 +5,8 @@
 //! promises rest on is not for passing through.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
-use super::{Environment, Error};
+use super::{Environment, Error, namespace};
 use crate::kafka;
 
 const BROKERS: &str = "KAFKA_BROKERS";
@@ -115,82 +114,33 @@ const OWNED: &[(&str, &[&str], &str)] = &[
     ),
 ];
 
-/// Where Kafka is, and how to talk to it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct KafkaConfig {
-    /// `host:port`, several separated by commas.
-    pub brokers: String,
-    /// Properties of librdkafka, such as `security.protocol`.
-    pub properties: BTreeMap<String, String>,
-}
-
-impl KafkaConfig {
-    /// For a broker that needs nothing but its address.
-    pub fn new(brokers: impl Into<String>) -> Self {
-        Self {
-            brokers: brokers.into(),
-            properties: BTreeMap::new(),
+/// Reads `KAFKA_BROKERS`, `KAFKA_PROPERTIES`, the `KAFKA_…` variables and `RONDO_NAMESPACE`.
+///
+/// # Errors
+/// [`Error`] names the variable.
+pub fn kafka(environment: &Environment) -> Result<kafka::Settings, Error> {
+    let brokers = environment.get(BROKERS).ok_or_else(|| Error::Missing {
+        variable: BROKERS.to_owned(),
+        wanted: "the Kafka brokers, such as localhost:9092 or kafka-1:9092,kafka-2:9092".to_owned(),
+    })?;
+    let mut properties = BTreeMap::new();
+    if let Some(text) = environment.get(PROPERTIES) {
+        for (property, value) in parse_properties(text)? {
+            admit(PROPERTIES, &property, &value)?;
+            properties.insert(property, value);
         }
     }
-
-    /// Reads `KAFKA_BROKERS`, `KAFKA_PROPERTIES` and the `KAFKA_…` variables.
-    ///
-    /// # Errors
-    /// [`Error`] names the variable.
-    pub fn read(environment: &Environment) -> Result<Self, Error> {
-        let brokers = environment.get(BROKERS).ok_or_else(|| Error::Missing {
-            variable: BROKERS.to_owned(),
-            wanted: "the Kafka brokers, such as localhost:9092 or kafka-1:9092,kafka-2:9092".to_owned(),
-        })?;
-        let mut properties = BTreeMap::new();
-        if let Some(text) = environment.get(PROPERTIES) {
-            for (property, value) in parse_properties(text)? {
-                admit(PROPERTIES, &property, &value)?;
-                properties.insert(property, value);
-            }
-        }
-        for (name, value) in environment.iter() {
-            if let Some(property) = property_of(name).filter(|_| !value.is_empty()) {
-                admit(name, &property, value)?;
-                properties.insert(property, value.to_owned());
-            }
-        }
-        Ok(Self {
-            brokers: brokers.to_owned(),
-            properties,
-        })
-    }
-
-    /// The same for [`kafka`], in `namespace`.
-    pub fn settings(&self, namespace: Option<String>) -> kafka::Settings {
-        kafka::Settings {
-            brokers: self.brokers.clone(),
-            properties: self.properties.clone(),
-            namespace,
+    for (name, value) in environment.iter() {
+        if let Some(property) = property_of(name).filter(|_| !value.is_empty()) {
+            admit(name, &property, value)?;
+            properties.insert(property, value.to_owned());
         }
     }
-}
-
-impl fmt::Debug for KafkaConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown: BTreeMap<&str, &str> = self
-            .properties
-            .iter()
-            .map(|(property, value)| (property.as_str(), shown(property, value)))
-            .collect();
-        f.debug_struct("KafkaConfig")
-            .field("brokers", &self.brokers)
-            .field("properties", &shown)
-            .finish()
-    }
-}
-
-fn shown<'a>(property: &str, value: &'a str) -> &'a str {
-    let secret = ["password", "secret", "key.pem", "keytab", "token", "oauthbearer.config"];
-    match secret.iter().any(|part| property.contains(part)) {
-        true => "***",
-        false => value,
-    }
+    Ok(kafka::Settings {
+        brokers: brokers.to_owned(),
+        properties,
+        namespace: namespace(environment)?,
+    })
 }
 
 fn property_of(variable: &str) -> Option<String> {
@@ -258,12 +208,12 @@ fn is_property_name(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn read(variables: &[(&str, &str)]) -> Result<KafkaConfig, Error> {
+    fn read(variables: &[(&str, &str)]) -> Result<kafka::Settings, Error> {
         let environment = variables.iter().fold(
             Environment::default().with(BROKERS, "kafka:9092"),
             |environment, (name, value)| environment.with(name, value),
         );
-        KafkaConfig::read(&environment)
+        kafka(&environment)
     }
 
     #[test]
@@ -285,11 +235,7 @@ mod tests {
         .unwrap();
         assert_eq!(variables.properties["sasl.username"], "me");
         assert_eq!(variables.properties["security.protocol"], "SASL_SSL");
-        let settings = variables.settings(Some("blue".to_owned()));
-        assert_eq!(
-            (settings.brokers.as_str(), settings.properties),
-            ("kafka:9092", variables.properties)
-        );
+        assert_eq!(variables.brokers, "kafka:9092");
     }
 
     #[test]

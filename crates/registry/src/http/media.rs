@@ -123,7 +123,7 @@ pub(super) async fn log(request: Request, next: Next) -> Response {
         .and_then(|length| length.to_str().ok())
         .map(str::to_owned);
     let response = next.run(request).await;
-    tracing::info!(
+    tracing::debug!(
         http.method = %method,
         http.path = path,
         http.status = response.status().as_u16(),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use common::codec::{Codec, Registry};
-use common::config::{self, Environment, KafkaConfig, Secret};
+use common::config::{self, Environment, Secret};
 use common::{kafka, pg, store};
 use contracts::service::SERVICES;
 use deadpool_postgres::{Client, Pool};
@@ -286,12 +286,7 @@ impl Target {
     /// # Errors
     /// A variable is missing, malformed or refused.
     pub fn kafka_settings(&self) -> Result<kafka::Settings> {
-        let KafkaConfig { brokers, properties } = KafkaConfig::read(&self.environment)?;
-        Ok(kafka::Settings {
-            brokers,
-            properties,
-            namespace: config::namespace(&self.environment)?,
-        })
+        Ok(config::kafka(&self.environment)?)
     }
 
     /// A codec that reads everybody's events.
