@@ -24,12 +24,14 @@ const UNIT_PRICE_MINOR_MAX: i64 = 1_000_000_000_000;
 /// Most characters of a customer's own reference.
 const REFERENCE_LENGTH_MAX: usize = 128;
 /// What can be paid with: the tokens that payment companies give for testing.
-const PAYMENT_METHODS: [&str; 5] = [
+const PAYMENT_METHODS: [&str; 7] = [
     "tok_visa",
     "tok_declined",
     "tok_insufficient_funds",
     "tok_timeout",
     "tok_unavailable",
+    "tok_capture_fails",
+    "tok_refund_fails",
 ];
 
 /// What a customer orders. Fields that are not named here are ignored.
@@ -44,7 +46,8 @@ pub(super) struct OrderBody {
     /// 1 to 100 lines. Lines of one SKU are summed.
     #[schema(min_items = 1, max_items = 100)]
     lines: Vec<LineBody>,
-    /// A test token: `tok_visa`, `tok_declined`, `tok_insufficient_funds`, `tok_timeout` or `tok_unavailable`.
+    /// A test token: `tok_visa`, `tok_declined`, `tok_insufficient_funds`, `tok_timeout`, `tok_unavailable`,
+    /// `tok_capture_fails` or `tok_refund_fails`.
     #[schema(example = "tok_visa")]
     payment_method: String,
     /// The customer's own name for the order: up to 128 characters.
