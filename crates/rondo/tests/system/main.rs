@@ -5,6 +5,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod gate;
 mod shop;
 
+mod cancel;
+mod copies;
+mod deadline;
+mod duplicates;
+mod garbage;
+mod hot_sku;
+mod keys;
+mod late_commit;
 mod saga;
+mod stuck;
+mod trace;

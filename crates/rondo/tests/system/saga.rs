@@ -54,7 +54,7 @@ async fn a_caller_who_waits_is_answered_when_the_order_ends() {
     shop.stock("cup", 2).await;
     let answer = shop
         .client
-        .post(format!("{}/orders", shop.http))
+        .post(format!("{}/orders", shop.base("orders")))
         .header("prefer", "wait=30")
         .json(&order_of(&[("cup", 1)], "tok_visa"))
         .send()
