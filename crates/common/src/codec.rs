@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use schema_registry_converter::async_impl::schema_registry as registry;
 use schema_registry_converter::error::SRCError;
-use schema_registry_converter::schema_registry_common::{SchemaType, SrCall, SuppliedSchema};
+use schema_registry_converter::schema_registry_common::{RawError, SchemaType, SrCall, SuppliedSchema};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_avro_fast::de::{DeError, DeserializerConfig, DeserializerState, read::SliceRead};
@@ -206,14 +206,16 @@ impl Registry {
         }
     }
 
-    /// Registers every version of `event_type` for `topic`, oldest first, and returns the newest one's id.
+    /// Registers every version of `event_type` for `topic`, oldest first, and returns the newest one's id. With the first
+    /// the subject gets `level`, so that the others are checked at that level: not every registry takes a level for a
+    /// subject without a version.
     ///
     /// # Errors
     /// See [`PinError`]; [`PinError::Refused`] carries the registry's reason.
-    pub async fn register(&self, topic: &str, event_type: &EventType) -> Result<u32, PinError> {
+    pub async fn register(&self, topic: &str, event_type: &EventType, level: &str) -> Result<u32, PinError> {
         let subject = event_type.subject(topic);
         let mut id = 0;
-        for version in event_type.versions {
+        for (index, version) in event_type.versions.iter().enumerate() {
             let schema = SuppliedSchema::new(
                 Some(event_type.fullname.to_owned()),
                 SchemaType::Avro,
@@ -231,6 +233,9 @@ impl Registry {
                 }
                 Err(error) => return Err(PinError::Unavailable(error)),
             };
+            if index == 0 {
+                self.set_level(&subject, level).await?;
+            }
         }
         Ok(id)
     }
@@ -284,11 +289,11 @@ fn unavailable(error: reqwest::Error) -> SRCError {
     )
 }
 
-/// Whether the registry itself answered, with a 4xx, so that asking again would get the same answer.
+/// Whether the registry itself refused, so that asking again would get the same answer. A 404 without a registry's error
+/// code is a proxy's or another server's, and means no more than that the registry is not there now.
 fn answered(error: &SRCError) -> bool {
-    ["status 400", "status 404", "status 409", "status 422"]
-        .iter()
-        .any(|status| error.error.contains(status))
+    let refusal = std::error::Error::source(error).and_then(|source| source.downcast_ref::<RawError>());
+    refusal.is_some_and(|refusal| matches!(refusal.error_code, 400 | 404 | 409 | 422 | 40_400..=40_499 | 40_900..=40_999 | 42_200..=42_299))
 }
 
 /// A schema as it was written, ready to decode with.

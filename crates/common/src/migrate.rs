@@ -54,6 +54,57 @@ pub enum Error {
         /// The highest version of this build.
         known: i32,
     },
+    /// Another service lives here.
+    #[error(
+        "this database belongs to {owner}: services do not share one, for each publishes all events of its own; create a \
+         database for {wanted} and name it in {}_DATABASE_URL", wanted.to_uppercase()
+    )]
+    Taken {
+        /// Whose it is.
+        owner: String,
+        /// Who wanted it.
+        wanted: String,
+    },
+}
+
+/// Makes the database behind `client` that of `service`, for good.
+///
+/// # Errors
+/// [`Error::Taken`] when it is another's.
+pub async fn claim(client: &Client, service: &str) -> Result<(), Error> {
+    let failed = |source| Error::Statement {
+        set: "common".to_owned(),
+        name: "owner".to_owned(),
+        source,
+    };
+    // One message, so one transaction: two processes that start at once take turns.
+    client
+        .batch_execute(&format!(
+            "SELECT pg_advisory_xact_lock({MIGRATION_LOCK});
+             CREATE TABLE IF NOT EXISTS owner
+                 (service text NOT NULL, one boolean PRIMARY KEY DEFAULT true CHECK (one))"
+        ))
+        .await
+        .map_err(failed)?;
+    client
+        .execute(
+            "INSERT INTO owner (service) VALUES ($1) ON CONFLICT DO NOTHING",
+            &[&service],
+        )
+        .await
+        .map_err(failed)?;
+    let owner: String = client
+        .query_one("SELECT service FROM owner", &[])
+        .await
+        .map_err(failed)?
+        .get(0);
+    if owner == service {
+        return Ok(());
+    }
+    Err(Error::Taken {
+        owner,
+        wanted: service.to_owned(),
+    })
 }
 
 /// Brings the database behind `client` to the newest version of `set`, and returns how many files it applied.

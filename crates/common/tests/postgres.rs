@@ -1,9 +1,10 @@
-//! What the database's failures look like when a real server makes them.
+//! What the database's failures look like when a real server makes them, and who may live in a database.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::time::Duration;
 
+use common::migrate;
 use common::pg::{self, Failure};
 use tokio::sync::mpsc;
 
@@ -12,6 +13,19 @@ const TABLE: &str = "CREATE TABLE parcels (id int PRIMARY KEY, weight int CONSTR
 
 async fn database() -> testkit::Database {
     testkit::database(async |client| client.batch_execute(TABLE).await.expect("the table is made")).await
+}
+
+#[tokio::test]
+async fn a_database_has_one_owner() {
+    let database = database().await;
+    let client = pg::single(database.url()).await.unwrap();
+    migrate::claim(&client, "shipping").await.unwrap();
+    migrate::claim(&client, "shipping").await.unwrap();
+    let refused = migrate::claim(&client, "billing").await.unwrap_err().to_string();
+    assert!(
+        refused.contains("belongs to shipping") && refused.contains("BILLING_DATABASE_URL"),
+        "{refused}"
+    );
 }
 
 #[tokio::test]

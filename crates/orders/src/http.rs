@@ -20,7 +20,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use axum::extract::FromRef;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use common::codec::{Codec, DecodeError};
 use common::committer::{Commands, Expect, Outcome, SubmitError};
@@ -57,6 +57,9 @@ impl Default for Windows {
         }
     }
 }
+
+/// Says that a request changed nothing because it had been done before.
+const REPLAYED: &str = "idempotent-replayed";
 
 /// What the handlers work with.
 pub struct Context {
@@ -123,20 +126,21 @@ impl Context {
             traceparent: telemetry::current_traceparent().map(Into::into),
         };
         let stream = StreamId::new(order_id.to_string());
-        let Outcome { state, version, .. } = self
+        let Outcome { state, version, events } = self
             .commands
             .submit(stream, command, cause, expect)
             .await
             .map_err(|error| refused(order_id, error))?;
         let order = State::as_ref(&state).ok_or_else(|| not_found(order_id))?;
+        let replayed = events.is_empty();
         if order.phase.has_ended() || wait.0.is_none() {
-            return Ok(answer(OrderView::new(order_id, order, version), wait));
+            return Ok(answer(OrderView::new(order_id, order, version), wait, replayed));
         }
         let view = match self.wait(order_id, waiter, wait).await? {
             Some(view) => view,
             None => OrderView::new(order_id, order, version),
         };
-        Ok(answer(view, wait))
+        Ok(answer(view, wait, replayed))
     }
 
     /// The order as it is when it ends or when the time is up; `None` when nobody more can wait.
@@ -182,12 +186,18 @@ impl Context {
 }
 
 /// 202 and where to look; 200 for a client that waited for an end and got it.
-fn answer(view: OrderView, wait: PreferWait) -> Response {
+fn answer(view: OrderView, wait: PreferWait, replayed: bool) -> Response {
     let location = [(header::LOCATION, format!("/orders/{}", view.order_id))];
-    match wait.applied().filter(|_| view.has_ended()) {
+    let mut response = match wait.applied().filter(|_| view.has_ended()) {
         Some(applied) => (StatusCode::OK, location, [applied], Json(view)).into_response(),
         None => (StatusCode::ACCEPTED, location, Json(view)).into_response(),
+    };
+    if replayed {
+        response
+            .headers_mut()
+            .insert(REPLAYED, HeaderValue::from_static("true"));
     }
+    response
 }
 
 /// An id that is no UUID names no order.

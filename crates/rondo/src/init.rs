@@ -2,12 +2,14 @@
 
 use anyhow::{Context as _, Result};
 use common::codec::{Registry, RegistrySettings};
-use common::event::EventType;
 use common::kafka;
 use common::migrate::{self, Migration};
 use common::pg;
 use contracts::service::SERVICES;
 use contracts::topics::Topics;
+
+/// Replay reads the log from its beginning, so each version of a schema must read all earlier ones, not only the last.
+const LEVEL: &str = "BACKWARD_TRANSITIVE";
 
 /// What a service's database needs beside the runtime's tables.
 pub fn migrations_of(service: &str) -> &'static [Migration] {
@@ -26,6 +28,7 @@ pub async fn database(service: &str, url: &str) -> Result<usize> {
     let mut client = pg::single(url)
         .await
         .with_context(|| format!("the database of {service} cannot be reached"))?;
+    migrate::claim(&client, service).await?;
     let runtime = migrate::apply(&mut client, "common", common::service::MIGRATIONS).await?;
     Ok(runtime + migrate::apply(&mut client, service, migrations_of(service)).await?)
 }
@@ -69,7 +72,7 @@ pub async fn topics(kafka: &kafka::Settings, partitions: i32) -> Result<Vec<Stri
         .collect())
 }
 
-/// Registers every version of every event's schema, with BACKWARD_TRANSITIVE as its subject's level; how many types.
+/// Registers every version of every event's schema, with its subject's level; how many types.
 ///
 /// # Errors
 /// The registry cannot be reached, or refuses a schema.
@@ -80,18 +83,9 @@ pub async fn schemas(settings: &RegistrySettings, namespace: Option<&str>) -> Re
     for service in &SERVICES {
         let topic = topics.named(service.topic);
         for event_type in service.types {
-            register(&registry, &topic, event_type).await?;
+            registry.register(&topic, event_type, LEVEL).await?;
             count += 1;
         }
     }
     Ok(count)
-}
-
-async fn register(registry: &Registry, topic: &str, event_type: &EventType) -> Result<()> {
-    registry.register(topic, event_type).await?;
-    // Replay reads the log from its beginning, so each version must read all earlier ones, not only the last.
-    registry
-        .set_level(&event_type.subject(topic), "BACKWARD_TRANSITIVE")
-        .await?;
-    Ok(())
 }

@@ -84,7 +84,7 @@ pub(super) struct LineBody {
     ),
     request_body = OrderBody,
     responses(
-        (status = 202, description = "The order is taken; look at `Location`", body = OrderView),
+        (status = 202, description = "The order is taken; look at `Location`. `Idempotent-Replayed: true` says that the key had placed it before", body = OrderView),
         (status = 200, description = "The order was waited for and has ended", body = OrderView),
         (status = 422, description = "A field is not valid, or the key belongs to another request", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Too busy; come back after `Retry-After`", body = Problem, content_type = "application/problem+json"),

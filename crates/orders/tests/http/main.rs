@@ -10,7 +10,7 @@ use orders::domain::{
 };
 use serde_json::json;
 
-use world::{Copy, PATIENCE, TOKEN, World, body};
+use world::{Copy, PATIENCE, Reply, TOKEN, World, body};
 
 const AUTHORIZED: Answer = Answer::Payment(PaymentAnswer::Authorization(Authorization::Authorized));
 const RESERVED: Answer = Answer::Stock(StockAnswer::Reservation(Reservation::Reserved));
@@ -66,6 +66,8 @@ async fn equal_keys_in_one_gust_on_two_copies_are_one_order() {
         "{replies:?}"
     );
     assert!(replies.iter().all(|reply| reply.order_id() == replies[0].order_id()));
+    let replayed = |reply: &&Reply| reply.headers.contains_key("idempotent-replayed");
+    assert_eq!(replies.iter().filter(replayed).count(), 19);
     let events = world
         .first
         .get(&format!("/orders/{}/events", replies[0].order_id()))

@@ -20,7 +20,7 @@ const WAIT_SECS: u64 = 30;
 /// How long an order is waited for in all: longer than its two deadlines together.
 const WAIT_IN_ALL: Duration = Duration::from_secs(15 * 60);
 /// An order that was there before is answered with this header.
-const REPLAYED: &str = "idempotency-replayed";
+const REPLAYED: &str = "idempotent-replayed";
 
 /// Orders.
 #[derive(Debug, Subcommand)]
