@@ -89,8 +89,13 @@ async fn a_session_that_is_ended_is_a_lost_connection_and_the_pool_makes_another
         .expect_err("the session was ended");
     assert_eq!(pg::failure(&error, &[]), Failure::Connection, "{error:?}");
     drop(client);
-    let again = pool.get().await.unwrap();
-    again.query_one("SELECT 1", &[]).await.unwrap();
+    // The pool hands the session out again until its end has been noticed.
+    testkit::eventually("another session", Duration::from_secs(30), async || {
+        let again = pool.get().await.map_err(|error| error.to_string())?;
+        let one = again.query_one("SELECT 1", &[]).await;
+        one.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
 }
 
 #[tokio::test]
