@@ -50,6 +50,12 @@ impl Database {
         &self.url
     }
 
+    /// Its name on the server.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// A pool of at most `size` connections.
     #[must_use]
     pub fn pool(&self, size: usize) -> Pool {

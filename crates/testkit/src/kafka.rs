@@ -1,6 +1,7 @@
 //! Topics and raw records, over the Kafka protocol.
 
 use crate::stack;
+use embedded::broker::{Broker, Settings};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -11,6 +12,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 /// Patience with a broker under the load of other tests.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -24,6 +26,56 @@ pub async fn brokers() -> &'static str {
 #[must_use]
 pub fn is_embedded() -> bool {
     stack::broker_is_embedded()
+}
+
+/// An embedded broker of one test's own, which can be away and come back: the same port, the same log. Whatever
+/// `KAFKA_BROKERS` names, for a broker that others use cannot be stopped.
+#[derive(Debug)]
+pub struct OwnBroker {
+    port: u16,
+    address: String,
+    running: Option<Broker>,
+    data_dir: TempDir,
+}
+
+impl OwnBroker {
+    /// A running broker with an empty log.
+    pub async fn start() -> Self {
+        let data_dir = tempfile::tempdir().expect("a temporary directory");
+        let broker = Broker::start(Settings::new(data_dir.path()))
+            .await
+            .expect("the embedded broker starts");
+        let address = broker.address();
+        let (_, port) = address.rsplit_once(':').expect("a host and a port");
+        Self {
+            port: port.parse().expect("a port is a number"),
+            address: address.clone(),
+            running: Some(broker),
+            data_dir,
+        }
+    }
+
+    /// `bootstrap.servers` of this broker, the same after each start.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Stops it.
+    pub async fn stop(&mut self) {
+        if let Some(broker) = self.running.take() {
+            broker.stop().await;
+        }
+    }
+
+    /// Starts it again.
+    pub async fn start_again(&mut self) {
+        let settings = Settings {
+            port: Some(self.port),
+            ..Settings::new(self.data_dir.path())
+        };
+        self.running = Some(Broker::start(settings).await.expect("the embedded broker starts again"));
+    }
 }
 
 /// A client's configuration with `bootstrap.servers` set.

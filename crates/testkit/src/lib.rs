@@ -11,11 +11,13 @@
 mod database;
 mod eventually;
 pub mod kafka;
+mod proxy;
 pub mod scenario;
 mod stack;
 
 pub use database::{Database, database};
 pub use eventually::{Answer, eventually};
+pub use proxy::Proxy;
 pub use scenario::domain;
 
 /// URL of the tests' schema registry: `SCHEMA_REGISTRY_URL`, or this workspace's own, served by this process. All tests share
