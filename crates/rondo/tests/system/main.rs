@@ -16,6 +16,7 @@ mod garbage;
 mod hot_sku;
 mod keys;
 mod late_commit;
+mod outages;
 mod saga;
 mod stuck;
 mod trace;

@@ -117,6 +117,11 @@ impl Shop {
         shop
     }
 
+    /// Sets a variable of what is started from now on.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.variables.insert(name.to_owned(), value.to_owned());
+    }
+
     fn environment(&self) -> Environment {
         self.variables.clone().into_iter().collect()
     }
