@@ -32,6 +32,9 @@ pub struct ImportArgs {
     /// How long the service may be away before the import gives up.
     #[arg(long, default_value_t = 120, value_name = "SECS")]
     patience: u64,
+    /// Stock only what is not stocked yet; goods that are keep their level.
+    #[arg(long)]
+    only_new: bool,
 }
 
 /// Runs a verb about stock.
@@ -54,7 +57,7 @@ async fn import(args: ImportArgs, target: &Target) -> Result<Verdict> {
         concurrency: args.concurrency.into(),
         patience: Duration::from_secs(args.patience),
     };
-    let set = async |line: &Line, _tries| set(target, &base, token.as_ref(), line).await;
+    let set = async |line: &Line, _tries| set(target, &base, token.as_ref(), args.only_new, line).await;
     let summary = import::run(&args.file, plan, "SKU", set).await?;
     summary.print(target.output());
     Ok(Verdict::of(summary.is_well()))
@@ -68,12 +71,23 @@ struct Count {
     found: Map<String, Value>,
 }
 
-async fn set(target: &Target, base: &Url, token: Option<&Secret>, line: &Line) -> Try {
+async fn set(target: &Target, base: &Url, token: Option<&Secret>, only_new: bool, line: &Line) -> Try {
     let count: Count = match serde_json::from_str(&line.text) {
         Ok(count) => count,
         Err(error) => return Try::Done(Outcome::Refused(format!("not a line of stock: {error}"))),
     };
-    let mut request = target.client().put(url(base, &count.sku)).json(&count.found);
+    let url = url(base, &count.sku);
+    if only_new {
+        match target.client().get(url.clone()).send().await {
+            Err(error) => return import::unanswered(&error),
+            Ok(response) => match response.status() {
+                StatusCode::OK => return Try::Done(Outcome::AlreadyThere("kept".to_owned())),
+                StatusCode::NOT_FOUND => {}
+                _ => return import::not_taken(response).await,
+            },
+        }
+    }
+    let mut request = target.client().put(url).json(&count.found);
     if let Some(token) = token {
         request = request.bearer_auth(token.expose());
     }
