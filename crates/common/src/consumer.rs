@@ -9,26 +9,28 @@
 //! The offset that counts is the database's; the group's committed offset is a courtesy to tools. The thread never stops
 //! polling: a full queue pauses the partitions, so that a slow database does not cost the membership.
 
-use std::collections::HashMap;
+mod assignment;
+
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::Pool;
 use rdkafka::Message as _;
-use rdkafka::client::ClientContext;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rdkafka::types::RDKafkaRespErr;
+use rdkafka::message::BorrowedMessage;
+use rdkafka::topic_partition_list::Offset;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::claims::Claims;
 use crate::committer::RECORDS_QUEUED_MAX;
-use crate::inbox;
 use crate::kafka;
 use crate::record::Record;
+
+use assignment::{Context, commit_group};
 
 /// Bytes of records that may wait for the committer.
 pub const RECORD_BYTES_QUEUED_MAX: usize = 64 * 1024 * 1024;
@@ -40,6 +42,8 @@ const QUEUE_WAIT: Duration = Duration::from_millis(500);
 const GROUP_COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a revocation waits for the open batch. The epoch fences it if that is not enough.
 const REVOKE_WAIT: Duration = Duration::from_secs(5);
+/// How often trouble that may pass is told.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
 /// How long one request to the broker may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -99,130 +103,6 @@ pub struct Settings {
     pub kafka: kafka::Settings,
 }
 
-struct Context {
-    settings: Settings,
-    pool: Pool,
-    claims: Arc<Claims>,
-    runtime: Handle,
-    shutdown: CancellationToken,
-    fatal: mpsc::UnboundedSender<Error>,
-}
-
-impl ClientContext for Context {
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(
-            error = &error as &dyn std::error::Error,
-            reason,
-            "the Kafka client reports"
-        );
-    }
-}
-
-impl ConsumerContext for Context {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, err: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
-        let result = match err {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, partitions),
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => self.revoke(consumer, partitions),
-            _ => Ok(()),
-        };
-        if let Err(error) = result {
-            let group = self.settings.group.clone();
-            tracing::error!(group, error = &error as &dyn std::error::Error, "a rebalance failed");
-            let _ = self.fatal.send(Error::Kafka { group, source: error });
-        }
-    }
-}
-
-impl Context {
-    fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) -> Result<(), KafkaError> {
-        let committed = consumer
-            .committed_offsets(partitions.clone(), REQUEST_TIMEOUT)
-            .unwrap_or_else(|error| {
-                // Only a check rests on it; the database knows where to go on.
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "the group's offsets cannot be read"
-                );
-                TopicPartitionList::new()
-            });
-        let mut starts = TopicPartitionList::with_capacity(partitions.count());
-        for element in partitions.elements() {
-            let (topic, partition) = (element.topic(), element.partition());
-            let Some(claim) = self.claim(topic, partition) else {
-                return Ok(());
-            };
-            let ours = claim.next_offset.unwrap_or(0);
-            let group = committed
-                .find_partition(topic, partition)
-                .map(|element| element.offset());
-            if let Some(Offset::Offset(theirs)) = group
-                && theirs > ours
-            {
-                let _ = self.fatal.send(Error::GroupAhead {
-                    group: self.settings.group.clone(),
-                    topic: topic.to_owned(),
-                    partition,
-                    committed: theirs,
-                    ours,
-                });
-                return Ok(());
-            }
-            self.claims.hold(topic, partition, claim.epoch);
-            starts.add_partition_offset(
-                topic,
-                partition,
-                claim.next_offset.map_or(Offset::Beginning, Offset::Offset),
-            )?;
-        }
-        tracing::debug!(
-            group = self.settings.group,
-            partitions = starts.count(),
-            "partitions assigned"
-        );
-        consumer.incremental_assign(&starts)
-    }
-
-    fn revoke(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) -> Result<(), KafkaError> {
-        let idle = self.claims.wait_idle(REVOKE_WAIT);
-        if !idle {
-            tracing::warn!("the open batch did not end in time; its epoch fences it");
-        }
-        commit_group(consumer, &self.claims, CommitMode::Sync, &mut HashMap::new());
-        for element in partitions.elements() {
-            self.claims.give_up(element.topic(), element.partition());
-        }
-        tracing::debug!(
-            group = self.settings.group,
-            partitions = partitions.count(),
-            "partitions revoked"
-        );
-        consumer.incremental_unassign(partitions)
-    }
-
-    /// Claims a partition, as often as it takes; `None` on shutdown.
-    fn claim(&self, topic: &str, partition: i32) -> Option<inbox::Claim> {
-        self.runtime.block_on(async {
-            loop {
-                let claimed = async {
-                    let client = self.pool.get().await.map_err(|error| error.to_string())?;
-                    let consumer = self.settings.consumer;
-                    inbox::claim(&client, consumer, topic, partition)
-                        .await
-                        .map_err(|error| error.to_string())
-                };
-                match claimed.await {
-                    Ok(claim) => return Some(claim),
-                    Err(error) => tracing::warn!(error, topic, partition, "a partition cannot be claimed yet"),
-                }
-                tokio::select! {
-                    () = self.shutdown.cancelled() => return None,
-                    () = tokio::time::sleep(QUEUE_WAIT) => {}
-                }
-            }
-        })
-    }
-}
-
 /// Reads `settings.topics` into a queue until `shutdown`. Ends early only with an [`Error`] that a person must see.
 ///
 /// # Errors
@@ -271,6 +151,9 @@ struct Poller {
     queue: mpsc::Sender<Record>,
     weight: Arc<Semaphore>,
     paused: bool,
+    /// Polled, and not yet in the queue: one record, and those that a rebalance brought before they could be paused.
+    waiting: VecDeque<Record>,
+    complained_at: Option<Instant>,
     group_offsets: HashMap<(String, i32), i64>,
     group_committed_at: Instant,
 }
@@ -322,6 +205,8 @@ impl Poller {
             queue,
             weight: Arc::new(Semaphore::new(RECORD_BYTES_QUEUED_MAX)),
             paused: false,
+            waiting: VecDeque::new(),
+            complained_at: None,
             group_offsets: HashMap::new(),
             group_committed_at: Instant::now(),
         })
@@ -332,14 +217,10 @@ impl Poller {
             match self.consumer.poll(POLL_WAIT) {
                 None => {}
                 Some(Ok(message)) => {
-                    let Some(topic) = self.topics.get(message.topic()).cloned() else {
-                        continue;
-                    };
-                    if let Some(epoch) = self.claims.epoch(&topic, message.partition()) {
-                        let record = Record::detach(&message, topic, epoch);
-                        drop(message);
-                        self.deliver(record, stop);
-                    }
+                    let record = self.detach(&message);
+                    drop(message);
+                    self.waiting.extend(record);
+                    self.deliver(stop)?;
                 }
                 Some(Err(error)) => self.complain(error)?,
             }
@@ -351,41 +232,58 @@ impl Poller {
         Ok(())
     }
 
-    /// Hands a record to the committer; while the queue is full, keeps the membership alive with paused partitions.
-    fn deliver(&mut self, record: Record, stop: &CancellationToken) {
-        let weight = u32::try_from(record.weight().min(RECORD_BYTES_QUEUED_MAX)).expect("the bound fits");
+    /// The record, unless its partition is not this process's to handle.
+    fn detach(&self, message: &BorrowedMessage<'_>) -> Option<Record> {
+        let topic = self.topics.get(message.topic())?.clone();
+        let epoch = self.claims.epoch(&topic, message.partition())?;
+        Some(Record::detach(message, topic, epoch))
+    }
+
+    /// Hands what waits to the committer; while the queue is full, keeps the membership alive with paused partitions.
+    fn deliver(&mut self, stop: &CancellationToken) -> Result<(), Error> {
         let started = Instant::now();
-        let mut record = Some(record);
-        while let Some(waiting) = record.take() {
+        while let Some(record) = self.waiting.pop_front() {
             if stop.is_cancelled() || self.queue.is_closed() {
-                return;
+                return Ok(());
             }
-            record = match self.weight.clone().try_acquire_many_owned(weight) {
-                Ok(permit) => match self.queue.try_send(Record {
-                    permit: Some(Arc::new(permit)),
-                    ..waiting
-                }) {
-                    Ok(()) => None,
-                    Err(mpsc::error::TrySendError::Full(record)) => Some(Record { permit: None, ..record }),
-                    Err(mpsc::error::TrySendError::Closed(_)) => return,
-                },
-                Err(_) => Some(waiting),
+            let Some(refused) = self.offer(record) else {
+                continue;
             };
-            if record.is_none() {
-                break;
-            }
+            self.waiting.push_front(refused);
             if started.elapsed() < QUEUE_WAIT {
                 std::thread::sleep(Duration::from_millis(1));
-            } else {
-                self.pause(true);
-                // Serves rebalances and heartbeats; paused partitions deliver nothing.
-                if let Some(Err(error)) = self.consumer.poll(POLL_WAIT) {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "while paused");
-                }
-                self.housekeeping();
+                continue;
             }
+            self.pause(true);
+            // Serves rebalances and heartbeats. Paused partitions deliver nothing, but those that a rebalance has just
+            // brought are not paused.
+            match self.consumer.poll(POLL_WAIT) {
+                None => {}
+                Some(Ok(message)) => {
+                    let record = self.detach(&message);
+                    drop(message);
+                    self.waiting.extend(record);
+                    self.paused = false;
+                }
+                Some(Err(error)) => self.complain(error)?,
+            }
+            self.housekeeping();
         }
         self.pause(false);
+        Ok(())
+    }
+
+    /// Puts a record into the queue, or gives it back when there is no room.
+    fn offer(&self, record: Record) -> Option<Record> {
+        let weight = u32::try_from(record.weight().min(RECORD_BYTES_QUEUED_MAX)).expect("the bound fits");
+        let Ok(permit) = self.weight.clone().try_acquire_many_owned(weight) else {
+            return Some(record);
+        };
+        let permit = Some(Arc::new(permit));
+        match self.queue.try_send(Record { permit, ..record }) {
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => None,
+            Err(mpsc::error::TrySendError::Full(record)) => Some(Record { permit: None, ..record }),
+        }
     }
 
     fn pause(&mut self, pause: bool) {
@@ -413,7 +311,7 @@ impl Poller {
         }
     }
 
-    fn complain(&self, error: KafkaError) -> Result<(), Error> {
+    fn complain(&mut self, error: KafkaError) -> Result<(), Error> {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => Err(Error::OutOfRange {
                 group: self.group.clone(),
@@ -429,7 +327,15 @@ impl Poller {
                 source: error,
             }),
             _ => {
-                tracing::debug!(group = self.group, error = &error as &dyn std::error::Error, "polling");
+                // A broker that is away says so many times a second.
+                if self.complained_at.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
+                    self.complained_at = Some(Instant::now());
+                    tracing::warn!(
+                        group = self.group,
+                        error = &error as &dyn std::error::Error,
+                        "the Kafka consumer has trouble and goes on trying"
+                    );
+                }
                 Ok(())
             }
         }
@@ -473,32 +379,5 @@ impl Poller {
                 self.claims.fenced(topic, partition);
             }
         }
-    }
-}
-
-/// Lets the group's offsets follow the database's.
-fn commit_group(
-    consumer: &BaseConsumer<Context>,
-    claims: &Claims,
-    mode: CommitMode,
-    known: &mut HashMap<(String, i32), i64>,
-) {
-    let mut moved = TopicPartitionList::new();
-    for (topic, partition, next_offset) in claims.progress() {
-        if known.insert((topic.clone(), partition), next_offset) != Some(next_offset)
-            && let Err(error) = moved.add_partition_offset(&topic, partition, Offset::Offset(next_offset))
-        {
-            tracing::debug!(error = &error as &dyn std::error::Error, "an offset cannot be listed");
-        }
-    }
-    if moved.count() > 0
-        && let Err(error) = consumer.commit(&moved, mode)
-    {
-        // The database's offsets are what counts; the group's will follow with the next commit.
-        tracing::debug!(
-            error = &error as &dyn std::error::Error,
-            "the group's offsets cannot be committed now"
-        );
-        known.clear();
     }
 }
