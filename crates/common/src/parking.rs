@@ -3,6 +3,12 @@
 //! A record that fails parks its *key*: later records of the key queue behind it, other keys go on. Whoever appends,
 //! retries or releases first locks the row `(consumer, topic, key)`; taking out the last record and releasing the key
 //! are one transaction. A head that became a dead letter keeps its key until somebody decides what becomes of it.
+//!
+//! A key is parked as well when versions of its stream are missing: `parked_keys.missing` says which. They are taken off
+//! as they arrive, and queue before what waits for them, for a queue is in order of version.
+
+mod failure;
+mod listing;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,101 +23,11 @@ use uuid::Uuid;
 use crate::event::Envelope;
 use crate::record::Record;
 
-/// Longest error text that is kept.
-pub const ERROR_LENGTH_MAX: usize = 2_000;
-
-/// What becomes of a record that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disposition {
-    /// It may succeed later: its key is parked and it is tried again.
-    Retry,
-    /// It cannot be understood, now or ever.
-    Poison,
-    /// It is understood and refused by the domain.
-    Business,
-    /// It was tried as often as it may be.
-    Exhausted,
-}
-
-impl Disposition {
-    /// As stored and shown.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Retry => "retry",
-            Self::Poison => "poison",
-            Self::Business => "business",
-            Self::Exhausted => "exhausted",
-        }
-    }
-}
-
-/// Why a record failed and what becomes of it.
-#[derive(Clone, Debug)]
-pub struct Failure {
-    /// A short stable name of the kind of error, for filters.
-    pub class: &'static str,
-    /// The chain of causes, for people.
-    pub message: String,
-    /// What becomes of the record.
-    pub disposition: Disposition,
-}
-
-impl Failure {
-    /// A failure from an error and all its sources.
-    pub fn new(class: &'static str, disposition: Disposition, error: &dyn std::error::Error) -> Self {
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            message.push_str(": ");
-            message.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        Self {
-            class,
-            message: cut(message),
-            disposition,
-        }
-    }
-}
-
-fn cut(mut text: String) -> String {
-    if text.len() > ERROR_LENGTH_MAX {
-        let end = text.floor_char_boundary(ERROR_LENGTH_MAX);
-        text.truncate(end);
-        text.push('…');
-    }
-    text
-}
-
-/// How often and when a parked head is tried again.
-#[derive(Clone, Debug)]
-pub struct RetryPolicy {
-    /// Attempts in all, the first one included.
-    pub attempts_max: i32,
-    /// Upper bound of the first wait.
-    pub first_wait: Duration,
-    /// Upper bound of any wait.
-    pub wait_max: Duration,
-}
-
-impl Default for RetryPolicy {
-    fn default() -> Self {
-        Self {
-            attempts_max: 6,
-            first_wait: Duration::from_millis(500),
-            wait_max: Duration::from_secs(60),
-        }
-    }
-}
-
-impl RetryPolicy {
-    /// The wait after `attempts` failed ones: exponential with full jitter.
-    pub fn wait(&self, attempts: i32) -> Duration {
-        let exponent = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(20);
-        let bound = self.first_wait.saturating_mul(1 << exponent).min(self.wait_max);
-        bound.mul_f64(rand::random::<f64>())
-    }
-}
+pub(crate) use failure::chain;
+pub use failure::{Disposition, ERROR_LENGTH_MAX, Failure, GAP, RetryPolicy};
+pub use listing::{
+    DeadLetter, ParkedKey, Queued, dead_letter, dead_letters, dead_letters_of, depth, parked_keys, queue, undecided,
+};
 
 /// A record to be set aside in this transaction.
 #[derive(Clone, Debug)]
@@ -169,110 +85,280 @@ pub async fn parked_among(
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// Sets records aside: parks their keys and queues them, or makes them dead letters, or both.
-///
-/// Rare by nature, so one statement a record.
+/// Sets records aside: parks their keys and queues them, or makes them dead letters, or both. Of the records of one key
+/// at most one has a failure.
 ///
 /// # Errors
 /// The database's.
 pub async fn set_aside(tx: &Transaction<'_>, consumer: &str, records: &[SetAside<'_>]) -> Result<(), Error> {
-    for aside in records {
-        let dead = aside
-            .failure
-            .filter(|failure| failure.disposition != Disposition::Retry);
-        if let Some(failure) = dead {
-            bury(tx, consumer, aside, failure).await?;
+    bury(tx, consumer, records).await?;
+    park_keys(tx, consumer, records).await?;
+    queue_up(tx, consumer, records).await
+}
+
+/// Headers of many records as two arrays, and where each record's begin and end in them: arrays of arrays would have to
+/// be of one length.
+#[derive(Default)]
+struct HeaderColumns {
+    names: Vec<String>,
+    values: Vec<Option<Vec<u8>>>,
+    firsts: Vec<i32>,
+    lasts: Vec<i32>,
+}
+
+impl HeaderColumns {
+    fn of<'a>(records: impl Iterator<Item = &'a Record>) -> Self {
+        let mut columns = Self::default();
+        for record in records {
+            let (names, values) = record.header_columns();
+            columns.firsts.push(length(&columns.names) + 1);
+            columns.names.extend(names);
+            columns.values.extend(values);
+            columns.lasts.push(length(&columns.names));
         }
-        if let Some(envelope) = aside.envelope {
-            park(tx, consumer, aside, envelope, dead.is_some()).await?;
-        }
+        columns
     }
+}
+
+fn length<T>(list: &[T]) -> i32 {
+    i32::try_from(list.len()).expect("a batch has far fewer headers")
+}
+
+async fn park_keys(tx: &Transaction<'_>, consumer: &str, records: &[SetAside<'_>]) -> Result<(), Error> {
+    let mut failed: Vec<_> = records
+        .iter()
+        .filter_map(|aside| Some((&*aside.record.topic, &*aside.envelope?.subject, aside, aside.failure?)))
+        .collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    failed.sort_unstable_by_key(|(topic, key, ..)| (*topic, *key));
+    let topics: Vec<&str> = failed.iter().map(|(topic, ..)| *topic).collect();
+    let keys: Vec<&str> = failed.iter().map(|(_, key, ..)| *key).collect();
+    let states: Vec<i16> = failed
+        .iter()
+        .map(|(.., failure)| i16::from(failure.disposition != Disposition::Retry))
+        .collect();
+    let attempts: Vec<i32> = failed.iter().map(|(.., aside, _)| aside.attempts).collect();
+    let times: Vec<Timestamp> = failed.iter().map(|(.., aside, _)| aside.next_attempt_at).collect();
+    let statement = tx
+        .prepare_cached(
+            "INSERT INTO parked_keys (consumer, topic, key, state, attempts, next_attempt_at)
+             SELECT $1, f.* FROM unnest($2::text[], $3::text[], $4::smallint[], $5::int[], $6::timestamptz[]) AS f
+             ON CONFLICT (consumer, topic, key) DO UPDATE
+             SET state = EXCLUDED.state, attempts = EXCLUDED.attempts, next_attempt_at = EXCLUDED.next_attempt_at",
+        )
+        .await?;
+    tx.execute(&statement, &[&consumer, &topics, &keys, &states, &attempts, &times])
+        .await?;
     Ok(())
 }
 
-async fn park(
-    tx: &Transaction<'_>,
-    consumer: &str,
-    aside: &SetAside<'_>,
-    envelope: &Envelope,
-    dead: bool,
-) -> Result<(), Error> {
-    let record = aside.record;
-    let key = &*envelope.subject;
-    if aside.failure.is_some() {
-        tx.execute(
-            "INSERT INTO parked_keys (consumer, topic, key, state, attempts, next_attempt_at)
-             VALUES ($1, $2, $3, $4, $5, $6)
-             ON CONFLICT (consumer, topic, key) DO UPDATE
-             SET state = EXCLUDED.state, attempts = EXCLUDED.attempts, next_attempt_at = EXCLUDED.next_attempt_at",
-            &[
-                &consumer,
-                &&*record.topic,
-                &key,
-                &i16::from(dead),
-                &aside.attempts,
-                &aside.next_attempt_at,
-            ],
+async fn queue_up(tx: &Transaction<'_>, consumer: &str, records: &[SetAside<'_>]) -> Result<(), Error> {
+    let queued: Vec<(&SetAside<'_>, &Envelope)> = records
+        .iter()
+        .filter_map(|aside| Some((aside, aside.envelope?)))
+        .collect();
+    if queued.is_empty() {
+        return Ok(());
+    }
+    let of = || queued.iter().map(|(aside, _)| aside.record);
+    let envelopes = || queued.iter().map(|(_, envelope)| *envelope);
+    let topics: Vec<&str> = of().map(|record| &*record.topic).collect();
+    let keys: Vec<&str> = envelopes().map(|envelope| &*envelope.subject).collect();
+    let partitions: Vec<i32> = of().map(|record| record.partition).collect();
+    let offsets: Vec<i64> = of().map(|record| record.offset).collect();
+    let times: Vec<Option<Timestamp>> = of().map(|record| record.timestamp).collect();
+    let record_keys: Vec<Option<&[u8]>> = of().map(|record| record.key.as_deref()).collect();
+    let values: Vec<Option<&[u8]>> = of().map(|record| record.value.as_deref()).collect();
+    let headers = HeaderColumns::of(of());
+    let ids: Vec<Uuid> = envelopes().map(|envelope| envelope.id).collect();
+    let types: Vec<&str> = envelopes().map(|envelope| &*envelope.event_type).collect();
+    let versions: Vec<i64> = envelopes().map(|envelope| envelope.stream_version).collect();
+    let since: Vec<Timestamp> = queued.iter().map(|(aside, _)| aside.first_failed_at).collect();
+    let errors: Vec<Option<&str>> = queued
+        .iter()
+        .map(|(aside, _)| aside.failure.map(|failure| &*failure.message))
+        .collect();
+    let statement = tx
+        .prepare_cached(
+            "INSERT INTO parked (consumer, topic, key, partition, record_offset, record_timestamp, record_key, value,
+                                 header_names, header_values, event_id, event_type, stream_version, parked_at, error)
+             SELECT $1, r.topic, r.key, r.partition, r.record_offset, r.record_timestamp, r.record_key, r.value,
+                    ($9::text[])[r.first:r.last], ($10::bytea[])[r.first:r.last], r.event_id, r.event_type,
+                    r.stream_version, r.parked_at, r.error
+             FROM unnest($2::text[], $3::text[], $4::int[], $5::bigint[], $6::timestamptz[], $7::bytea[], $8::bytea[],
+                         $11::int[], $12::int[], $13::uuid[], $14::text[], $15::bigint[], $16::timestamptz[],
+                         $17::text[]) WITH ORDINALITY
+                  AS r (topic, key, partition, record_offset, record_timestamp, record_key, value, first, last, event_id,
+                        event_type, stream_version, parked_at, error, n)
+             ORDER BY r.n
+             ON CONFLICT (consumer, event_id) DO UPDATE SET error = EXCLUDED.error",
         )
         .await?;
-    }
-    let (names, values) = record.header_columns();
     tx.execute(
-        "INSERT INTO parked (consumer, topic, key, partition, record_offset, record_timestamp, record_key, value,
-                             header_names, header_values, event_id, event_type, stream_version, parked_at, error)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
-         ON CONFLICT (consumer, event_id) DO UPDATE SET error = EXCLUDED.error",
+        &statement,
         &[
             &consumer,
-            &&*record.topic,
-            &key,
-            &record.partition,
-            &record.offset,
-            &record.timestamp,
-            &record.key.as_deref(),
-            &record.value.as_deref(),
-            &names,
+            &topics,
+            &keys,
+            &partitions,
+            &offsets,
+            &times,
+            &record_keys,
             &values,
-            &envelope.id,
-            &&*envelope.event_type,
-            &envelope.stream_version,
-            &aside.first_failed_at,
-            &aside.failure.map(|failure| &*failure.message),
+            &headers.names,
+            &headers.values,
+            &headers.firsts,
+            &headers.lasts,
+            &ids,
+            &types,
+            &versions,
+            &since,
+            &errors,
         ],
     )
     .await?;
     Ok(())
 }
 
-async fn bury(tx: &Transaction<'_>, consumer: &str, aside: &SetAside<'_>, failure: &Failure) -> Result<(), Error> {
-    let record = aside.record;
-    let (names, values) = record.header_columns();
+async fn bury(tx: &Transaction<'_>, consumer: &str, records: &[SetAside<'_>]) -> Result<(), Error> {
+    let dead: Vec<(&SetAside<'_>, &Failure)> = records
+        .iter()
+        .filter_map(|aside| Some((aside, aside.failure?)))
+        .filter(|(_, failure)| failure.disposition != Disposition::Retry)
+        .collect();
+    if dead.is_empty() {
+        return Ok(());
+    }
+    let of = || dead.iter().map(|(aside, _)| aside.record);
+    let envelopes = || dead.iter().map(|(aside, _)| aside.envelope);
+    let topics: Vec<&str> = of().map(|record| &*record.topic).collect();
+    let partitions: Vec<i32> = of().map(|record| record.partition).collect();
+    let offsets: Vec<i64> = of().map(|record| record.offset).collect();
+    let times: Vec<Option<Timestamp>> = of().map(|record| record.timestamp).collect();
+    let record_keys: Vec<Option<&[u8]>> = of().map(|record| record.key.as_deref()).collect();
+    let values: Vec<Option<&[u8]>> = of().map(|record| record.value.as_deref()).collect();
+    let headers = HeaderColumns::of(of());
+    let keys: Vec<Option<&str>> = envelopes().map(|of| of.map(|envelope| &*envelope.subject)).collect();
+    let ids: Vec<Option<Uuid>> = envelopes().map(|of| of.map(|envelope| envelope.id)).collect();
+    let types: Vec<Option<&str>> = envelopes().map(|of| of.map(|envelope| &*envelope.event_type)).collect();
+    let traces: Vec<Option<&str>> = envelopes().map(|of| of?.traceparent.as_deref()).collect();
+    let dispositions: Vec<&str> = dead.iter().map(|(_, failure)| failure.disposition.as_str()).collect();
+    let classes: Vec<&str> = dead.iter().map(|(_, failure)| failure.class).collect();
+    let errors: Vec<&str> = dead.iter().map(|(_, failure)| &*failure.message).collect();
+    let attempts: Vec<i32> = dead.iter().map(|(aside, _)| aside.attempts).collect();
+    let since: Vec<Timestamp> = dead.iter().map(|(aside, _)| aside.first_failed_at).collect();
+    let statement = tx
+        .prepare_cached(
+            "INSERT INTO dead_letters (consumer, topic, partition, record_offset, record_timestamp, record_key, value,
+                                       header_names, header_values, key, event_id, event_type, disposition,
+                                       error_class, error, attempts, first_failed_at, traceparent)
+             SELECT $1, r.topic, r.partition, r.record_offset, r.record_timestamp, r.record_key, r.value,
+                    ($8::text[])[r.first:r.last], ($9::bytea[])[r.first:r.last], r.key, r.event_id, r.event_type,
+                    r.disposition, r.error_class, r.error, r.attempts, r.first_failed_at, r.traceparent
+             FROM unnest($2::text[], $3::int[], $4::bigint[], $5::timestamptz[], $6::bytea[], $7::bytea[], $10::int[],
+                         $11::int[], $12::text[], $13::uuid[], $14::text[], $15::text[], $16::text[], $17::text[],
+                         $18::int[], $19::timestamptz[], $20::text[]) WITH ORDINALITY
+                  AS r (topic, partition, record_offset, record_timestamp, record_key, value, first, last, key, event_id,
+                        event_type, disposition, error_class, error, attempts, first_failed_at, traceparent, n)
+             ORDER BY r.n
+             ON CONFLICT (consumer, topic, partition, record_offset) DO NOTHING",
+        )
+        .await?;
     tx.execute(
-        "INSERT INTO dead_letters (consumer, topic, partition, record_offset, record_timestamp, record_key, value,
-                                   header_names, header_values, key, event_id, event_type, disposition, error_class,
-                                   error, attempts, first_failed_at, traceparent)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
-         ON CONFLICT (consumer, topic, partition, record_offset) DO NOTHING",
+        &statement,
         &[
             &consumer,
-            &&*record.topic,
-            &record.partition,
-            &record.offset,
-            &record.timestamp,
-            &record.key.as_deref(),
-            &record.value.as_deref(),
-            &names,
+            &topics,
+            &partitions,
+            &offsets,
+            &times,
+            &record_keys,
             &values,
-            &aside.envelope.map(|envelope| &*envelope.subject),
-            &aside.envelope.map(|envelope| envelope.id),
-            &aside.envelope.map(|envelope| &*envelope.event_type),
-            &failure.disposition.as_str(),
-            &failure.class,
-            &failure.message,
-            &aside.attempts,
-            &aside.first_failed_at,
-            &aside.envelope.and_then(|envelope| envelope.traceparent.as_deref()),
+            &headers.names,
+            &headers.values,
+            &headers.firsts,
+            &headers.lasts,
+            &keys,
+            &ids,
+            &types,
+            &dispositions,
+            &classes,
+            &errors,
+            &attempts,
+            &since,
+            &traces,
         ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Notes versions of parked keys' streams that did not arrive: topic, key, first and last one. What comes after them
+/// waits, in each key's queue.
+///
+/// # Errors
+/// The database's.
+pub async fn note_missing(
+    tx: &Transaction<'_>,
+    consumer: &str,
+    missing: &[(&str, &str, i64, i64)],
+) -> Result<(), Error> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let topics: Vec<&str> = missing.iter().map(|(topic, ..)| *topic).collect();
+    let keys: Vec<&str> = missing.iter().map(|(_, key, ..)| *key).collect();
+    let firsts: Vec<i64> = missing.iter().map(|(_, _, first, _)| *first).collect();
+    let lasts: Vec<i64> = missing.iter().map(|(.., last)| *last).collect();
+    tx.execute(
+        "UPDATE parked_keys SET missing = parked_keys.missing + gaps.versions
+         FROM (SELECT topic, key, range_agg(int8range(first, last, '[]')) AS versions
+               FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[]) AS gap (topic, key, first, last)
+               GROUP BY topic, key) AS gaps
+         WHERE parked_keys.consumer = $1 AND parked_keys.topic = gaps.topic AND parked_keys.key = gaps.key",
+        &[&consumer, &topics, &keys, &firsts, &lasts],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Notes that versions arrived, of parked keys' streams: topic, key, version. Where one of them was missing, the key's
+/// head is due at once, with all its attempts.
+///
+/// # Errors
+/// The database's.
+pub async fn note_arrived(tx: &Transaction<'_>, consumer: &str, arrived: &[(&str, &str, i64)]) -> Result<(), Error> {
+    if arrived.is_empty() {
+        return Ok(());
+    }
+    let topics: Vec<&str> = arrived.iter().map(|(topic, ..)| *topic).collect();
+    let keys: Vec<&str> = arrived.iter().map(|(_, key, _)| *key).collect();
+    let versions: Vec<i64> = arrived.iter().map(|(.., version)| *version).collect();
+    tx.execute(
+        "UPDATE parked_keys SET missing = parked_keys.missing - late.versions, attempts = 0, next_attempt_at = now()
+         FROM (SELECT topic, key, range_agg(int8range(version, version, '[]')) AS versions
+               FROM unnest($2::text[], $3::text[], $4::bigint[]) AS late (topic, key, version)
+               GROUP BY topic, key) AS late
+         WHERE parked_keys.consumer = $1 AND parked_keys.topic = late.topic AND parked_keys.key = late.key
+           AND parked_keys.missing && late.versions",
+        &[&consumer, &topics, &keys, &versions],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Gives up waiting for what is missing before a head that became a dead letter: whoever redrives it has been told.
+///
+/// # Errors
+/// The database's.
+pub async fn forget_missing(tx: &Transaction<'_>, consumer: &str, head: &Head) -> Result<(), Error> {
+    tx.execute(
+        "UPDATE parked_keys SET missing = missing - int8multirange(int8range(NULL, p.stream_version)) FROM parked p
+         WHERE p.seq = $4
+           AND parked_keys.consumer = $1 AND parked_keys.topic = $2 AND parked_keys.key = $3",
+        &[&consumer, &&*head.record.topic, &head.key, &head.seq],
     )
     .await?;
     Ok(())
@@ -317,11 +403,22 @@ pub async fn claim_due(
         .collect())
 }
 
-/// Locks a head's key; whether the key is still to be retried and this record is still its head.
+/// Whether a head may be handled now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It may.
+    Ready,
+    /// Somebody else has dealt with it since it was read.
+    Stale,
+    /// These versions of its stream should come before it, both ends included.
+    Waits(Vec<(i64, i64)>),
+}
+
+/// Locks a head's key and looks whether the key is still to be retried, with this record as its head.
 ///
 /// # Errors
 /// The database's.
-pub async fn confirm_head(tx: &Transaction<'_>, consumer: &str, head: &Head) -> Result<bool, Error> {
+pub async fn confirm_head(tx: &Transaction<'_>, consumer: &str, head: &Head) -> Result<Standing, Error> {
     let topic = &*head.record.topic;
     let locked = tx
         .execute(
@@ -330,16 +427,32 @@ pub async fn confirm_head(tx: &Transaction<'_>, consumer: &str, head: &Head) -> 
         )
         .await?;
     if locked == 0 {
-        return Ok(false);
+        return Ok(Standing::Stale);
     }
-    let first = tx
-        .query_opt(
-            "SELECT seq FROM parked WHERE consumer = $1 AND topic = $2 AND key = $3
-             ORDER BY stream_version, seq LIMIT 1",
+    let rows = tx
+        .query(
+            "WITH head AS (
+                 SELECT seq, stream_version FROM parked WHERE consumer = $1 AND topic = $2 AND key = $3
+                 ORDER BY stream_version, seq LIMIT 1),
+             gap AS (
+                 SELECT unnest(missing) AS versions FROM parked_keys WHERE consumer = $1 AND topic = $2 AND key = $3)
+             SELECT head.seq, lower(gap.versions), upper(gap.versions) - 1
+             FROM head LEFT JOIN gap ON lower(gap.versions) < head.stream_version ORDER BY 2",
             &[&consumer, &topic, &head.key],
         )
         .await?;
-    Ok(first.is_some_and(|row| row.get::<_, i64>(0) == head.seq))
+    if rows.first().is_none_or(|row| row.get::<_, i64>(0) != head.seq) {
+        return Ok(Standing::Stale);
+    }
+    let missing: Vec<(i64, i64)> = rows
+        .iter()
+        .filter_map(|row| Some((row.get::<_, Option<i64>>(1)?, row.get(2))))
+        .collect();
+    Ok(if missing.is_empty() {
+        Standing::Ready
+    } else {
+        Standing::Waits(missing)
+    })
 }
 
 /// Takes a handled head out of its queue; the key is released with its last record, else the next head is due at once.
@@ -367,21 +480,6 @@ pub async fn release_head(tx: &Transaction<'_>, consumer: &str, head: &Head) -> 
     Ok(())
 }
 
-/// How many keys are parked and how many records wait in all.
-///
-/// # Errors
-/// The database's.
-pub async fn depth(client: &impl GenericClient, consumer: &str) -> Result<(i64, i64), Error> {
-    let row = client
-        .query_one(
-            "SELECT (SELECT count(*) FROM parked_keys WHERE consumer = $1),
-                    (SELECT count(*) FROM parked WHERE consumer = $1)",
-            &[&consumer],
-        )
-        .await?;
-    Ok((row.get(0), row.get(1)))
-}
-
 fn record_of(row: &Row) -> Record {
     let names: Vec<String> = row.get("header_names");
     let values: Vec<Option<Vec<u8>>> = row.get("header_values");
@@ -395,232 +493,5 @@ fn record_of(row: &Row) -> Record {
         headers: Some(Record::headers_of_columns(&names, &values)),
         epoch: 0,
         permit: None,
-    }
-}
-
-/// A dead letter as people see it.
-#[derive(Clone, Debug)]
-pub struct DeadLetter {
-    /// Its row.
-    pub id: i64,
-    /// Who could not handle it.
-    pub consumer: String,
-    /// The record, byte for byte.
-    pub record: Record,
-    /// The key that it parks, if any.
-    pub key: Option<String>,
-    /// From its envelope, if it has one.
-    pub event_id: Option<Uuid>,
-    /// From its envelope, if it has one.
-    pub event_type: Option<String>,
-    /// See [`Disposition`].
-    pub disposition: String,
-    /// Short name of the error's kind.
-    pub error_class: String,
-    /// The error for people.
-    pub error: String,
-    /// How often it was tried.
-    pub attempts: i32,
-    /// When it failed first.
-    pub first_failed_at: Timestamp,
-    /// When it was given up.
-    pub dead_at: Timestamp,
-    /// `dead`, or what was decided about it since.
-    pub status: String,
-    /// When its copy was acknowledged on the dead-letter topic.
-    pub published_at: Option<Timestamp>,
-    /// How many records wait behind its key.
-    pub waiting: i64,
-}
-
-/// Dead letters with an id below `before`, newest first.
-///
-/// # Errors
-/// The database's.
-pub async fn dead_letters(client: &impl GenericClient, before: i64, limit: i64) -> Result<Vec<DeadLetter>, Error> {
-    let rows = client
-        .query(
-            &format!("{DEAD_LETTER} WHERE d.id < $1 ORDER BY d.id DESC LIMIT $2"),
-            &[&before, &limit],
-        )
-        .await?;
-    Ok(rows.iter().map(dead_letter_of).collect())
-}
-
-/// One dead letter.
-///
-/// # Errors
-/// The database's.
-pub async fn dead_letter(client: &impl GenericClient, id: i64) -> Result<Option<DeadLetter>, Error> {
-    let row = client
-        .query_opt(&format!("{DEAD_LETTER} WHERE d.id = $1"), &[&id])
-        .await?;
-    Ok(row.as_ref().map(dead_letter_of))
-}
-
-/// The dead letters of the key `key`, whoever could not handle them, oldest first.
-///
-/// # Errors
-/// The database's.
-pub async fn dead_letters_of(client: &impl GenericClient, key: &str) -> Result<Vec<DeadLetter>, Error> {
-    let rows = client
-        .query(&format!("{DEAD_LETTER} WHERE d.key = $1 ORDER BY d.id"), &[&key])
-        .await?;
-    Ok(rows.iter().map(dead_letter_of).collect())
-}
-
-/// How many dead letters nobody has decided about.
-///
-/// # Errors
-/// The database's.
-pub async fn undecided(client: &impl GenericClient) -> Result<i64, Error> {
-    let row = client
-        .query_one("SELECT count(*) FROM dead_letters WHERE status = 'dead'", &[])
-        .await?;
-    Ok(row.get(0))
-}
-
-/// A key that waits, as people see it.
-#[derive(Clone, Debug)]
-pub struct ParkedKey {
-    /// Whose head failed.
-    pub consumer: String,
-    /// Of which topic, with namespace.
-    pub topic: String,
-    /// The key.
-    pub key: String,
-    /// Whether its head is a dead letter, so that it waits for a person; else it is tried again.
-    pub dead: bool,
-    /// Attempts so far.
-    pub attempts: i32,
-    /// When the head is tried again, unless it is dead.
-    pub next_attempt_at: Timestamp,
-    /// Since when it waits.
-    pub since: Timestamp,
-    /// How many records wait, the head included.
-    pub waiting: i64,
-    /// What went wrong with the head, for people.
-    pub error: Option<String>,
-}
-
-/// Up to `limit` parked keys, longest waiting first; only `key`, if one is given.
-///
-/// # Errors
-/// The database's.
-pub async fn parked_keys(client: &impl GenericClient, key: Option<&str>, limit: i64) -> Result<Vec<ParkedKey>, Error> {
-    let rows = client
-        .query(
-            "SELECT k.*, (SELECT count(*) FROM parked p
-                          WHERE (p.consumer, p.topic, p.key) = (k.consumer, k.topic, k.key)) AS waiting,
-                    (SELECT error FROM parked p WHERE (p.consumer, p.topic, p.key) = (k.consumer, k.topic, k.key)
-                     ORDER BY stream_version, seq LIMIT 1) AS error
-             FROM parked_keys k WHERE $1::text IS NULL OR k.key = $1 ORDER BY k.since, k.key LIMIT $2",
-            &[&key, &limit],
-        )
-        .await?;
-    let parked = |row: &Row| ParkedKey {
-        consumer: row.get("consumer"),
-        topic: row.get("topic"),
-        key: row.get("key"),
-        dead: row.get::<_, i16>("state") != 0,
-        attempts: row.get("attempts"),
-        next_attempt_at: row.get("next_attempt_at"),
-        since: row.get("since"),
-        waiting: row.get("waiting"),
-        error: row.get("error"),
-    };
-    Ok(rows.iter().map(parked).collect())
-}
-
-/// One record of a parked key's queue.
-#[derive(Clone, Debug)]
-pub struct Queued {
-    /// From its envelope.
-    pub event_id: Uuid,
-    /// From its envelope.
-    pub event_type: String,
-    /// From its envelope.
-    pub stream_version: i64,
-    /// Of the topic.
-    pub partition: i32,
-    /// In the partition.
-    pub offset: i64,
-    /// When it was set aside.
-    pub parked_at: Timestamp,
-}
-
-/// Up to `limit` records of a parked key, in the order in which they are handled.
-///
-/// # Errors
-/// The database's.
-pub async fn queue(
-    client: &impl GenericClient,
-    consumer: &str,
-    topic: &str,
-    key: &str,
-    limit: i64,
-) -> Result<Vec<Queued>, Error> {
-    let rows = client
-        .query(
-            "SELECT event_id, event_type, stream_version, partition, record_offset, parked_at FROM parked
-             WHERE consumer = $1 AND topic = $2 AND key = $3 ORDER BY stream_version, seq LIMIT $4",
-            &[&consumer, &topic, &key, &limit],
-        )
-        .await?;
-    let queued = |row: &Row| Queued {
-        event_id: row.get("event_id"),
-        event_type: row.get("event_type"),
-        stream_version: row.get("stream_version"),
-        partition: row.get("partition"),
-        offset: row.get("record_offset"),
-        parked_at: row.get("parked_at"),
-    };
-    Ok(rows.iter().map(queued).collect())
-}
-
-const DEAD_LETTER: &str = "SELECT d.*, (SELECT count(*) FROM parked p
-     WHERE p.consumer = d.consumer AND p.topic = d.topic AND p.key = d.key AND p.event_id <> d.event_id) AS waiting
-     FROM dead_letters d";
-
-fn dead_letter_of(row: &Row) -> DeadLetter {
-    DeadLetter {
-        id: row.get("id"),
-        consumer: row.get("consumer"),
-        record: record_of(row),
-        key: row.get("key"),
-        event_id: row.get("event_id"),
-        event_type: row.get("event_type"),
-        disposition: row.get("disposition"),
-        error_class: row.get("error_class"),
-        error: row.get("error"),
-        attempts: row.get("attempts"),
-        first_failed_at: row.get("first_failed_at"),
-        dead_at: row.get("dead_at"),
-        status: row.get("status"),
-        published_at: row.get("published_at"),
-        waiting: row.get("waiting"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_wait_grows_with_the_attempts_and_never_passes_its_bound() {
-        let policy = RetryPolicy::default();
-        for attempts in 0..100 {
-            let bound = policy
-                .first_wait
-                .saturating_mul(1u32 << (attempts.clamp(1, 21) - 1))
-                .min(policy.wait_max);
-            assert!(policy.wait(attempts) <= bound, "after {attempts} attempts");
-        }
-    }
-
-    #[test]
-    fn a_long_error_is_cut_at_a_character() {
-        let text = cut("ä".repeat(ERROR_LENGTH_MAX));
-        assert!(text.ends_with('…') && text.len() <= ERROR_LENGTH_MAX + '…'.len_utf8());
     }
 }

@@ -26,11 +26,18 @@ use crate::parking::RetryPolicy;
 use crate::{consumer, deadlines, inbox, kafka, pg, relay, store};
 
 /// The migrations of the runtime's own tables; they come before a service's own.
-pub const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "0001_runtime.sql",
-    sql: include_str!("../../../migrations/common/0001_runtime.sql"),
-}];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "0001_runtime.sql",
+        sql: include_str!("../../../migrations/common/0001_runtime.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "0002_missing_versions.sql",
+        sql: include_str!("../../../migrations/common/0002_missing_versions.sql"),
+    },
+];
 
 /// How a service reaches the world, and its bounds.
 #[derive(Clone)]
@@ -280,7 +287,6 @@ impl<M: Model> Running<M> {
             }
             first = first.and(ended);
         }
-        self.pool.close();
         first
     }
 }

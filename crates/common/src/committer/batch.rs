@@ -12,11 +12,13 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::cache::Versioned;
+use super::versions::{Arrival, Gap, Review};
 use super::{Committer, Expect, Item, Origin};
 use crate::event::{Cause, Envelope, EventSet as _, Recorded, StreamId, derived_id};
 use crate::inbox::{self, Outcome as InboxOutcome, Progress};
 use crate::model::{Change, Model};
-use crate::parking::{self, Disposition, Failure, SetAside};
+use crate::parking::{self, Disposition, Failure, SetAside, Standing};
+use crate::record::Record;
 use crate::{store, timers};
 
 /// Why an attempt changed nothing.
@@ -28,9 +30,11 @@ pub(super) enum Failed {
     Database(tokio_postgres::Error),
     /// A decision rested on a state that may be stale: look again.
     Stale,
+    /// A schema of our own store is not known, and the registry does not answer.
+    Registry(String),
     /// Somebody else claimed these partitions.
     Fenced(Vec<(String, i32)>),
-    /// One item failed after it had begun to change rows: take the items one by one.
+    /// One item failed and others depend on it: take the items in smaller batches.
     Entangled,
     /// An event does not fit its own schema, or is too long: a defect, told as it is.
     Encoding(String),
@@ -73,6 +77,8 @@ pub(super) struct Committed<M: Model> {
     pub(super) results: Vec<Settled<M>>,
     pub(super) streams: BTreeMap<StreamId, Working<M>>,
     pub(super) progress: Vec<Progress>,
+    /// How its records arrived, one for each item.
+    pub(super) review: Review,
 }
 
 /// A stream while its batch is decided.
@@ -121,7 +127,7 @@ impl<M: Model> Committer<M> {
         let progress = progress_of(items);
         let (distinct, mut results) = distinct_ids(items);
         let ids: Vec<Uuid> = distinct.iter().copied().collect();
-        let keys = keys_of(items);
+        let keys = keys_of(items, &self.versions.suspects(items.iter().map(Item::arrived)));
         let (mut streams, unknown) = self.known_streams(items);
         let unknown_refs: Vec<&StreamId> = unknown.iter().collect();
         let (fenced, fresh, parked, history) = try_join!(
@@ -134,8 +140,16 @@ impl<M: Model> Committer<M> {
             return Err(Failed::Fenced(fenced));
         }
         self.fold(&mut streams, history).await?;
-        self.sort_out(items, &fresh, &parked, &mut results);
-        self.drop_stale_heads(&tx, items, &mut results).await?;
+        let review = self.versions.review(items.iter().map(|item| {
+            let (record, envelope) = item.arrived()?;
+            Some((
+                record,
+                envelope,
+                fresh.contains(&envelope.id) && !is_parked(&parked, record, envelope),
+            ))
+        }));
+        self.sort_out(items, &review.arrivals, &fresh, &parked, &mut results);
+        self.confirm_heads(&tx, items, &mut results).await?;
 
         let open: Vec<usize> = (0..items.len()).filter(|index| results[*index].is_none()).collect();
         let now = now();
@@ -165,6 +179,9 @@ impl<M: Model> Committer<M> {
             rows = self.model.lock_rows(&tx, &[]).await?;
         }
         self.set_aside(&tx, items, &results, now).await?;
+        let gaps = gaps_of(items, &review.arrivals, &results);
+        parking::note_missing(&tx, M::NAME, &gaps).await?;
+        parking::note_arrived(&tx, M::NAME, &fillers_of(items, &review.arrivals, &parked, &gaps)).await?;
         let changed = changes(&streams);
         if !changed.is_empty() {
             let deadlines: Vec<_> = changed
@@ -185,6 +202,7 @@ impl<M: Model> Committer<M> {
             results,
             streams,
             progress,
+            review,
         };
         fill_events(&mut committed, items);
         Ok(committed)
@@ -230,11 +248,12 @@ impl<M: Model> Committer<M> {
                 .codec
                 .decode::<M::Event>(&recorded.payload)
                 .await
-                .map_err(|error| {
-                    Failed::Encoding(format!(
+                .map_err(|error| match error.is_transient() {
+                    true => Failed::Registry(parking::chain(&error)),
+                    false => Failed::Encoding(format!(
                         "event {} of stream {} in our own store does not decode: {error}",
                         recorded.envelope.id, recorded.stream_id
-                    ))
+                    )),
                 })?;
             let stream = streams
                 .get_mut(&recorded.stream_id)
@@ -249,42 +268,41 @@ impl<M: Model> Committer<M> {
         Ok(())
     }
 
-    /// Settles the items that need no decision: skipped, duplicate, queueing behind a parked key, undecodable.
+    /// Settles the items that need no decision: skipped, duplicate, queueing behind a parked key, coming too early for
+    /// their stream, undecodable.
     fn sort_out(
         &self,
         items: &[Item<M>],
+        arrivals: &[Arrival],
         fresh: &HashSet<Uuid>,
         parked: &HashSet<(String, String)>,
         results: &mut [Option<Settled<M>>],
     ) {
         // A key that this very batch parks holds back what follows it in the batch.
         let mut newly_parked: HashSet<(&str, &str)> = HashSet::new();
-        for (item, result) in items.iter().zip(results) {
+        for ((item, arrival), result) in items.iter().zip(arrivals).zip(results) {
             if result.is_some() {
                 continue;
             }
-            let Origin::Record { record, envelope } = &item.origin else {
-                if let Some(failure) = &item.failure {
-                    *result = Some(Settled::SetAside(Some(failure.clone())));
-                }
+            let Some((record, envelope)) = item.arrived() else {
+                *result = match (&item.origin, &item.failure) {
+                    (_, Some(failure)) => Some(Settled::SetAside(Some(failure.clone()))),
+                    (Origin::Record { .. }, None) => Some(Settled::Skipped),
+                    (Origin::Head(_) | Origin::Asked, None) => None,
+                };
                 continue;
             };
-            let Some(envelope) = envelope else {
-                *result = Some(match &item.failure {
-                    Some(failure) => Settled::SetAside(Some(failure.clone())),
-                    None => Settled::Skipped,
-                });
-                continue;
-            };
-            if item.is_idle() {
-                *result = Some(Settled::Skipped);
-                continue;
-            }
             let key = (&*record.topic, &*envelope.subject);
-            *result = if !fresh.contains(&envelope.id) {
+            let gap = arrival.gap();
+            *result = if item.is_idle() && gap.is_none() {
+                Some(Settled::Skipped)
+            } else if !item.is_idle() && !fresh.contains(&envelope.id) {
                 Some(Settled::Duplicate)
-            } else if newly_parked.contains(&key) || parked.contains(&(key.0.to_owned(), key.1.to_owned())) {
+            } else if newly_parked.contains(&key) || is_parked(parked, record, envelope) {
                 Some(Settled::SetAside(None))
+            } else if let Some(gap) = gap {
+                newly_parked.insert(key);
+                Some(Settled::SetAside(Some(Failure::missing(&[(gap.first, gap.last)]))))
             } else if let Some(failure) = &item.failure {
                 newly_parked.insert(key);
                 Some(Settled::SetAside(Some(failure.clone())))
@@ -294,18 +312,20 @@ impl<M: Model> Committer<M> {
         }
     }
 
-    /// Skips heads that somebody else has dealt with since they were read.
-    async fn drop_stale_heads(
+    /// Skips heads that somebody else has dealt with since they were read, and sends back those for which it is too early.
+    async fn confirm_heads(
         &self,
         tx: &Transaction<'_>,
         items: &[Item<M>],
         results: &mut [Option<Settled<M>>],
     ) -> Result<(), Failed> {
         for (item, result) in items.iter().zip(results) {
-            if let Origin::Head(head) = &item.origin
-                && !parking::confirm_head(tx, M::NAME, &head.head).await?
-            {
-                *result = Some(Settled::Stale);
+            if let Origin::Head(head) = &item.origin {
+                match parking::confirm_head(tx, M::NAME, &head.head).await? {
+                    Standing::Ready => {}
+                    Standing::Stale => *result = Some(Settled::Stale),
+                    Standing::Waits(missing) => *result = Some(Settled::SetAside(Some(Failure::missing(&missing)))),
+                }
             }
         }
         Ok(())
@@ -460,6 +480,7 @@ impl<M: Model> Committer<M> {
                         failure.disposition = Disposition::Exhausted;
                     }
                     if failure.disposition != Disposition::Retry {
+                        parking::forget_missing(tx, M::NAME, &head.head).await?;
                         outcomes
                             .entry(InboxOutcome::Dead as i16)
                             .or_default()
@@ -520,21 +541,59 @@ fn distinct_ids<M: Model>(items: &[Item<M>]) -> (HashSet<Uuid>, Vec<Option<Settl
     (distinct, results)
 }
 
-fn keys_of<M: Model>(items: &[Item<M>]) -> Vec<(&str, &str)> {
+/// The keys whose parking matters: of records with something to do, and of those that others may wait for.
+fn keys_of<'a, M: Model>(items: &'a [Item<M>], suspects: &[bool]) -> Vec<(&'a str, &'a str)> {
     let mut keys: Vec<(&str, &str)> = items
         .iter()
-        .filter(|item| !item.is_idle())
-        .filter_map(|item| match &item.origin {
-            Origin::Record {
-                record,
-                envelope: Some(envelope),
-            } => Some((&*record.topic, &*envelope.subject)),
-            _ => None,
-        })
+        .zip(suspects)
+        .filter(|(item, suspect)| **suspect || !item.is_idle())
+        .filter_map(|(item, _)| item.arrived())
+        .map(|(record, envelope)| (&*record.topic, &*envelope.subject))
         .collect();
     keys.sort_unstable();
     keys.dedup();
     keys
+}
+
+fn is_parked(parked: &HashSet<(String, String)>, record: &Record, envelope: &Envelope) -> bool {
+    // Nearly always there is none, and then a look-up would only cost two texts.
+    !parked.is_empty() && parked.contains(&(record.topic.to_string(), envelope.subject.to_string()))
+}
+
+/// The records that may be what their parked key waits for: topic, key, version.
+fn fillers_of<'a, M: Model>(
+    items: &'a [Item<M>],
+    arrivals: &[Arrival],
+    parked: &HashSet<(String, String)>,
+    gaps: &[(&str, &str, i64, i64)],
+) -> Vec<(&'a str, &'a str, i64)> {
+    if parked.is_empty() && gaps.is_empty() {
+        return Vec::new();
+    }
+    let late = items.iter().zip(arrivals).filter(|(_, arrival)| arrival.may_fill());
+    late.filter_map(|(item, _)| item.arrived())
+        .filter(|(record, envelope)| {
+            is_parked(parked, record, envelope)
+                || gaps
+                    .iter()
+                    .any(|(topic, key, ..)| (*topic, *key) == (&*record.topic, &*envelope.subject))
+        })
+        .map(|(record, envelope)| (&*record.topic, &*envelope.subject, envelope.stream_version))
+        .collect()
+}
+
+/// The gaps before records that were set aside: topic, key, first and last missing version.
+fn gaps_of<'a, M: Model>(
+    items: &'a [Item<M>],
+    arrivals: &[Arrival],
+    results: &[Settled<M>],
+) -> Vec<(&'a str, &'a str, i64, i64)> {
+    let arrived = items.iter().zip(arrivals).zip(results);
+    arrived
+        .filter(|(_, result)| matches!(result, Settled::SetAside(_)))
+        .filter_map(|((item, arrival), _)| Some((item.arrived()?, arrival.gap()?)))
+        .map(|((record, envelope), Gap { first, last })| (&*record.topic, &*envelope.subject, first, last))
+        .collect()
 }
 
 fn commands_of<'a, M: Model>(items: &'a [Item<M>], open: &[usize]) -> Vec<(&'a StreamId, &'a M::Command)> {

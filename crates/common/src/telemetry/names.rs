@@ -10,6 +10,10 @@ pub const CONSUMER_RECORDS_TOTAL: &str = "consumer_records_total";
 pub const CONSUMER_REBALANCES_TOTAL: &str = "consumer_rebalances_total";
 /// Counter `{consumer}`: records whose event had already taken effect.
 pub const INBOX_DUPLICATES_TOTAL: &str = "inbox_duplicates_total";
+/// Counter `{consumer, topic}`: holes found in the versions of a stream: an event between two that arrived did not.
+pub const STREAM_GAPS_TOTAL: &str = "stream_gaps_total";
+/// Counter `{consumer, topic}`: records whose version of their stream had already been passed: repetitions, mostly.
+pub const STREAM_REPEATS_TOTAL: &str = "stream_repeats_total";
 /// Gauge `{consumer}`: keys that wait behind a failed record.
 pub const PARKED_KEYS: &str = "parked_keys";
 /// Gauge `{consumer}`: records that wait on parked keys.
@@ -60,6 +64,16 @@ pub(super) fn describe() {
         INBOX_DUPLICATES_TOTAL,
         Unit::Count,
         "Records whose event had already taken effect"
+    );
+    describe_counter!(
+        STREAM_GAPS_TOTAL,
+        Unit::Count,
+        "Holes found in the versions of a stream"
+    );
+    describe_counter!(
+        STREAM_REPEATS_TOTAL,
+        Unit::Count,
+        "Records whose version of their stream had been passed"
     );
     describe_gauge!(PARKED_KEYS, Unit::Count, "Keys that wait behind a failed record");
     describe_gauge!(PARKED_RECORDS, Unit::Count, "Records that wait on parked keys");

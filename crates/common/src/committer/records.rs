@@ -1,0 +1,310 @@
+//! From a record to an item, and from items to committed offsets.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::batch::Settled;
+use super::commands::Expect;
+use super::versions::{Arrival, Gap};
+use super::{BATCH_ITEMS_MAX, Committer, GaveUp, IDLE_OFFSETS_WAIT, Item, Origin, ParkedHead, RECONNECT_WAIT};
+use crate::envelope;
+use crate::event::{Cause, Envelope};
+use crate::model::Model;
+use crate::parking::{Disposition, Failure, Head};
+use crate::record::Record;
+use crate::telemetry::names;
+
+impl<M: Model> Committer<M> {
+    /// Commits records as they come until their sender is gone or `shutdown`.
+    pub async fn serve_records(self: Arc<Self>, mut records: mpsc::Receiver<Record>, shutdown: CancellationToken) {
+        let mut batch = Vec::new();
+        let mut claims_seen = 0;
+        // Records without work only move an offset; that can wait for the next batch with work, or a moment.
+        let mut idle: Vec<Item<M>> = Vec::new();
+        let mut idle_since = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                received = records.recv_many(&mut batch, BATCH_ITEMS_MAX) => if received == 0 { return },
+                () = tokio::time::sleep_until(idle_since + IDLE_OFFSETS_WAIT), if !idle.is_empty() => {}
+            }
+            if self.claims.changes() != claims_seen {
+                // What another copy did meanwhile is not in the cache.
+                claims_seen = self.claims.changes();
+                self.cache.clear();
+            }
+            if idle.is_empty() {
+                idle_since = Instant::now();
+            }
+            let mut items = std::mem::take(&mut idle);
+            for record in batch.drain(..) {
+                let Some(item) = self.parse(record, &shutdown).await else {
+                    return;
+                };
+                items.push(item);
+            }
+            let due = idle_since.elapsed() >= IDLE_OFFSETS_WAIT || items.len() >= BATCH_ITEMS_MAX;
+            if !due && items.iter().all(Item::is_idle) {
+                idle = items;
+                continue;
+            }
+            self.claims.begin();
+            let all = self.commit_records(items, &shutdown).await;
+            self.claims.end();
+            if !all {
+                return;
+            }
+        }
+    }
+
+    /// Tries parked heads again, each in a transaction of its own.
+    pub async fn retry_parked(&self, heads: Vec<Head>, shutdown: &CancellationToken) {
+        for head in heads {
+            let Some(item) = self.parse(head.record.clone(), shutdown).await else {
+                return;
+            };
+            let Origin::Record {
+                envelope: Some(envelope),
+                ..
+            } = item.origin
+            else {
+                continue;
+            };
+            let item = Item {
+                origin: Origin::Head(ParkedHead { head, envelope }),
+                ..item
+            };
+            if !self.commit_records(vec![item], shutdown).await {
+                return;
+            }
+        }
+    }
+
+    /// Finds out what a record asks for. Waits while the registry is away; `None` on shutdown.
+    async fn parse(&self, mut record: Record, shutdown: &CancellationToken) -> Option<Item<M>> {
+        let poison = |envelope: Option<Envelope>, record: Record, failure: Failure| {
+            let cause = envelope.as_ref().map_or_else(anonymous_cause, Cause::from);
+            Item {
+                origin: Origin::Record { record, envelope },
+                cause,
+                commands: Vec::new(),
+                failure: Some(failure),
+                expect: Expect::Any,
+            }
+        };
+        let envelope = match read_envelope(&mut record) {
+            Ok(envelope) => envelope,
+            Err(failure) => return Some(poison(None, record, failure)),
+        };
+        let value = record.value.clone().unwrap_or_default();
+        let mut wait = RECONNECT_WAIT.0;
+        let opened = loop {
+            match self.codec.open(&value).await {
+                Err(error) if error.is_transient() => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "waiting for the schema registry"
+                    );
+                    tokio::select! {
+                        () = shutdown.cancelled() => return None,
+                        () = tokio::time::sleep(wait) => wait = (wait * 2).min(RECONNECT_WAIT.1),
+                    }
+                }
+                opened => break opened,
+            }
+        };
+        let (writer, datum) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                let failure = Failure::new("decode", Disposition::Poison, &error);
+                return Some(poison(Some(envelope), record, failure));
+            }
+        };
+        let topic = record
+            .topic
+            .strip_prefix(&*self.namespace_prefix)
+            .unwrap_or(&record.topic);
+        let reaction = match self.model.read(topic, &writer, datum) {
+            None => Ok(Vec::new()),
+            Some(Ok(input)) => {
+                let reaction = self.model.react(&input, &envelope);
+                reaction.map_err(|reason| Failure::told("meaning", Disposition::Poison, reason))
+            }
+            Some(Err(error)) => Err(Failure::new("decode", Disposition::Poison, &error)),
+        };
+        Some(match reaction {
+            Ok(commands) => Item {
+                cause: Cause::from(&envelope),
+                origin: Origin::Record {
+                    record,
+                    envelope: Some(envelope),
+                },
+                commands,
+                failure: None,
+                expect: Expect::Any,
+            },
+            Err(failure) => poison(Some(envelope), record, failure),
+        })
+    }
+
+    /// Commits `items`; a batch with a culprit is halved until the culprit is alone.
+    ///
+    /// Whether all is dealt with. `false` only when stopping, and then nothing later may be committed: its offset would
+    /// pass what was left undone.
+    async fn commit_records(&self, items: Vec<Item<M>>, shutdown: &CancellationToken) -> bool {
+        let mut open = vec![items];
+        while let Some(mut items) = open.pop() {
+            items.retain(|item| self.is_held(item));
+            if items.is_empty() {
+                continue;
+            }
+            metrics::histogram!(names::COMMIT_BATCH_SIZE, "service" => M::NAME, "source" => "records")
+                .record(items.len() as f64);
+            match self.commit(&mut items, None, shutdown).await {
+                Ok(committed) => {
+                    for entry in &committed.progress {
+                        self.claims
+                            .committed(&entry.topic, entry.partition, entry.epoch, entry.next_offset);
+                    }
+                    self.count(&items, &committed.results, &committed.review.arrivals);
+                    self.versions.learn(committed.review);
+                }
+                Err(GaveUp::Items { .. }) if items.len() > 1 => {
+                    let rest = items.split_off(items.len() / 2);
+                    open.extend([rest, items]);
+                }
+                Err(GaveUp::Items { class, reason }) => {
+                    let culprit = &mut items[0];
+                    if culprit.failure.is_some() {
+                        tracing::error!(error = reason, "a failed record cannot even be set aside; trying again");
+                        tokio::select! {
+                            () = shutdown.cancelled() => return false,
+                            () = tokio::time::sleep(RECONNECT_WAIT.1) => {}
+                        }
+                    } else {
+                        culprit.failure = Some(Failure::told(class, Disposition::Retry, reason));
+                        culprit.commands.clear();
+                    }
+                    open.push(items);
+                }
+                Err(GaveUp::Fenced) => {}
+                Err(GaveUp::Time(_)) => return false,
+            }
+        }
+        true
+    }
+
+    fn count(&self, items: &[Item<M>], results: &[Settled<M>], arrivals: &[Arrival]) {
+        let duplicates = results
+            .iter()
+            .filter(|settled| matches!(settled, Settled::Duplicate))
+            .count();
+        if duplicates > 0 {
+            metrics::counter!(names::INBOX_DUPLICATES_TOTAL, "consumer" => M::NAME).increment(duplicates as u64);
+        }
+        let mut topics: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+        for ((item, settled), arrival) in items.iter().zip(results).zip(arrivals) {
+            if let Origin::Record { record, .. } = &item.origin {
+                let (records, repeats) = topics.entry(&record.topic).or_default();
+                *records += 1;
+                *repeats += u64::from(*arrival == Arrival::Late);
+            }
+            if let Settled::SetAside(failure) = settled {
+                if let (Some(gap), Some((record, envelope))) = (arrival.gap(), item.arrived()) {
+                    alert::<M>(gap, record, envelope);
+                }
+                if let Some(failure) = failure {
+                    self.tell(item, failure);
+                }
+            }
+        }
+        for (topic, (records, repeats)) in topics {
+            let label = topic.to_owned();
+            metrics::counter!(names::CONSUMER_RECORDS_TOTAL, "consumer" => M::NAME, "topic" => label.clone())
+                .increment(records);
+            if repeats > 0 {
+                metrics::counter!(names::STREAM_REPEATS_TOTAL, "consumer" => M::NAME, "topic" => label)
+                    .increment(repeats);
+            }
+        }
+    }
+
+    /// Says that a record failed, and wakes whoever publishes dead letters.
+    fn tell(&self, item: &Item<M>, failure: &Failure) {
+        let (record, envelope) = match &item.origin {
+            Origin::Record { record, envelope } => (record, envelope.as_ref()),
+            Origin::Head(parked) => (&parked.head.record, Some(&parked.envelope)),
+            Origin::Asked => return,
+        };
+        tracing::warn!(
+            topic = &*record.topic,
+            partition = record.partition,
+            offset = record.offset,
+            event.id = envelope.map(|envelope| envelope.id.to_string()),
+            event.type = envelope.map(|envelope| &*envelope.event_type),
+            correlation.id = envelope.map(|envelope| envelope.correlation_id.to_string()),
+            disposition = failure.disposition.as_str(),
+            error = failure.message,
+            "a record could not be handled"
+        );
+        if failure.disposition != Disposition::Retry {
+            metrics::counter!(
+                names::DEAD_LETTERS_TOTAL,
+                "consumer" => M::NAME,
+                "reason" => failure.disposition.as_str()
+            )
+            .increment(1);
+            self.relay.dead_letters_waiting();
+        }
+    }
+}
+
+/// Says that events are missing: something between their writer and here lost them.
+fn alert<M: Model>(gap: Gap, record: &Record, envelope: &Envelope) {
+    metrics::counter!(names::STREAM_GAPS_TOTAL, "consumer" => M::NAME, "topic" => record.topic.to_string())
+        .increment(1);
+    tracing::error!(
+        consumer = M::NAME,
+        topic = &*record.topic,
+        partition = record.partition,
+        offset = record.offset,
+        key = &*envelope.subject,
+        event.id = %envelope.id,
+        stream.version = envelope.stream_version,
+        missing.first = gap.first,
+        missing.last = gap.last,
+        "events are missing before this one: its key is parked until they arrive"
+    );
+}
+
+/// The record's envelope. The Kafka client panics at a header whose name is not UTF-8; such headers are dropped here, for
+/// nothing could be done with them later either.
+fn read_envelope(record: &mut Record) -> Result<Envelope, Failure> {
+    let read = || envelope::from_record(record.headers.as_ref(), record.key.as_deref());
+    match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(read) => read.map_err(|error| Failure::new("envelope", Disposition::Poison, &error)),
+        Err(_) => {
+            record.headers = None;
+            let message = "the name of a header is not UTF-8; its headers are not kept".to_owned();
+            Err(Failure::told("envelope", Disposition::Poison, message))
+        }
+    }
+}
+
+fn anonymous_cause() -> Cause {
+    let id = Uuid::now_v7();
+    Cause {
+        id,
+        correlation_id: id,
+        at: Timestamp::now(),
+        traceparent: None,
+    }
+}

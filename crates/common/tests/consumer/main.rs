@@ -1,0 +1,10 @@
+//! The consumer and the committer against a real Postgres and a real broker: parking, dead letters, gaps, batches, claims.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod batches;
+mod claims;
+mod gaps;
+mod model;
+mod parking;
+mod world;
