@@ -149,6 +149,32 @@ async fn members_of_a_group_share_its_partitions_as_they_come_and_go() {
 }
 
 #[tokio::test]
+async fn members_that_were_lost_with_the_broker_are_not_waited_for() {
+    // A lost member would be waited for until its session is over.
+    let session = Duration::from_secs(25);
+    let session_ms = session.as_millis().to_string();
+    let joined = |broker: &Broker| {
+        let consumer = consumer(broker, "sharers", &[("session.timeout.ms", &session_ms)]);
+        consumer.subscribe(&[TOPIC]).unwrap();
+        poll_until(&[&consumer], || assigned(&consumer) == PARTITIONS as usize);
+        consumer
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    create_topic(&broker, &[]).await;
+    let lost = joined(&broker);
+    broker.stop().await;
+    drop(broker);
+
+    let broker = start(dir.path()).await;
+    let since = Instant::now();
+    let next = joined(&broker);
+    assert!(since.elapsed() < session / 2, "{:?}", since.elapsed());
+    drop((lost, next));
+    broker.stop().await;
+}
+
+#[tokio::test]
 async fn a_broker_that_a_request_has_broken_is_told_of() {
     let dir = tempfile::tempdir().unwrap();
     let broker = start(dir.path()).await;

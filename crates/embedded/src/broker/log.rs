@@ -1,4 +1,4 @@
-//! What is done to the log before it is served: two things that Tansu leaves undone.
+//! What is done to the log before it is served: three things that Tansu leaves undone.
 
 use std::error;
 use std::path::Path;
@@ -18,13 +18,19 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 /// headers of all topics.
 const INDEX: &str = "CREATE INDEX IF NOT EXISTS header_of_record ON header (topition, offset_id)";
 
+/// Tansu keeps the members of consumer groups beside their offsets, and would wait for those of an earlier life: for the
+/// rest of their session at best. None of them is connected to a broker that is only starting; whoever lives joins again.
+const FORGET_MEMBERS: &str = "DELETE FROM consumer_group_detail";
+
 /// Prepares the log at `file`, which Tansu knows as `storage`.
 pub(super) async fn prepare(storage: &Url, file: &Path) -> Result<(), Error> {
     keep_endless_topics(storage).await?;
     let log = libsql::Builder::new_local(file).build().await.map_err(unusable)?;
     let connection = log.connect().map_err(unusable)?;
     connection.busy_timeout(LOCK_PATIENCE).map_err(unusable)?;
-    connection.execute(INDEX, ()).await.map_err(unusable)?;
+    for statement in [INDEX, FORGET_MEMBERS] {
+        connection.execute(statement, ()).await.map_err(unusable)?;
+    }
     Ok(())
 }
 
