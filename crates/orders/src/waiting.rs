@@ -14,6 +14,7 @@
 //! waits or nothing ends.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::pg;
@@ -58,6 +59,8 @@ struct Shared {
     /// This copy, so that it can ignore its own notifications.
     copy: Uuid,
     waiters: Waiters<OrderId, Woken>,
+    /// Nobody waits here any more: this copy stops.
+    closed: AtomicBool,
     /// Something ended here that other copies have not been told of.
     unannounced: Notify,
     /// Somebody began to wait here.
@@ -73,6 +76,7 @@ impl Endings {
             shared: Arc::new(Shared {
                 copy: Uuid::new_v4(),
                 waiters: Waiters::new(waiters_max),
+                closed: AtomicBool::new(false),
                 unannounced: Notify::new(),
                 waited: Notify::new(),
                 told: Notify::new(),
@@ -80,11 +84,21 @@ impl Endings {
         }
     }
 
-    /// Waits for `order_id` from now on; `None` when too many wait already. Look whether it has ended *after* this.
+    /// Waits for `order_id` from now on; `None` when too many wait already, or when this copy stops. Look whether it has
+    /// ended *after* this.
     pub fn waiter(&self, order_id: OrderId) -> Option<Waiter<OrderId, Woken>> {
         let waiter = self.shared.waiters.register(order_id);
         self.shared.waited.notify_one();
-        waiter
+        // After registering: whoever registers too late for `close` sees that it is closed.
+        waiter.filter(|_| !self.shared.closed.load(Ordering::SeqCst))
+    }
+
+    /// Lets everybody go who waits, to be answered with what is known: a copy that stops ends no more orders.
+    pub fn close(&self) {
+        self.shared.closed.store(true, Ordering::SeqCst);
+        for order_id in self.shared.waiters.pending_keys() {
+            self.shared.waiters.wake(&order_id, None);
+        }
     }
 
     /// Wakes those who wait here, and has the other copies told. Never blocks.

@@ -105,6 +105,7 @@ async fn start_orders(environment: &Environment, shutdown: &CancellationToken) -
             () = stop.cancelled() => {}
             () = endings.run(&pool, &settings.database_url) => {}
         }
+        endings.close();
     });
     Ok(part)
 }
