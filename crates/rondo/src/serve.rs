@@ -60,12 +60,21 @@ pub async fn run(service: Service) -> Result<()> {
     let drain = std::time::Duration::from_secs(DRAIN_SECS);
     if service == Service::Registry {
         let url = database_url(&environment, name)?;
-        crate::init::registry_database(url.expose()).await?;
-        let pool = pg::connect(url.expose(), REGISTRY_POOL_SIZE).await?;
+        let starting = async {
+            crate::init::registry_database(url.expose()).await?;
+            anyhow::Ok(pg::connect(url.expose(), REGISTRY_POOL_SIZE).await?)
+        };
+        let Some(pool) = shutdown.run_until_cancelled(starting).await.transpose()? else {
+            return Ok(());
+        };
         let app = registry::router(pool).merge(server::metrics_route(telemetry::metrics()));
         return Ok(server::serve(listener, app, &config, shutdown, drain).await?);
     }
-    let part = system::start(name, &environment, &shutdown).await?;
+    // A stop does not wait for a database or a registry that keeps the start waiting; nothing has been taken on yet.
+    let starting = system::start(name, &environment, &shutdown);
+    let Some(part) = shutdown.run_until_cancelled(starting).await.transpose()? else {
+        return Ok(());
+    };
     let mut parts = [part];
     let app = system::app(&mut parts, &config, &shutdown);
     let serving = tokio::spawn({
