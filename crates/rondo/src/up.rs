@@ -251,8 +251,9 @@ impl Up {
         if tokio::time::timeout(STOP_WAIT, services).await.is_err() {
             tracing::warn!("the services did not stop in time; nothing acknowledged is lost by that");
         }
-        self.broker.stop().await;
-        if let Err(error) = self.postgres.stop().await {
+        // Neither needs the other, and each may take its seconds.
+        let (postgres, ()) = tokio::join!(self.postgres.stop(), self.broker.stop());
+        if let Err(error) = postgres {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "Postgres did not stop in order"
