@@ -224,6 +224,8 @@ impl Poller {
                 }
                 Some(Err(error)) => self.complain(error)?,
             }
+            // Only if resuming failed when there was room again.
+            self.pause(false);
             self.housekeeping();
         }
         self.claims.wait_idle(REVOKE_WAIT);
@@ -263,7 +265,7 @@ impl Poller {
                     let record = self.detach(&message);
                     drop(message);
                     self.waiting.extend(record);
-                    self.paused = false;
+                    self.set_paused(true);
                 }
                 Some(Err(error)) => self.complain(error)?,
             }
@@ -287,9 +289,13 @@ impl Poller {
     }
 
     fn pause(&mut self, pause: bool) {
-        if self.paused == pause {
-            return;
+        if self.paused != pause {
+            self.set_paused(pause);
         }
+    }
+
+    /// Pauses or resumes whatever is assigned now.
+    fn set_paused(&mut self, pause: bool) {
         let changed = self.consumer.assignment().and_then(|partitions| {
             if pause {
                 self.consumer.pause(&partitions)
