@@ -375,11 +375,36 @@ pub async fn claim_due(
     limit: i64,
     lease: Duration,
 ) -> Result<Vec<Head>, Error> {
+    claim(client, consumer, None, limit, lease).await
+}
+
+/// The same for one key: what follows a head that was just handled, if it is due.
+///
+/// # Errors
+/// The database's.
+pub async fn claim_next(
+    client: &impl GenericClient,
+    consumer: &str,
+    (topic, key): (&str, &str),
+    lease: Duration,
+) -> Result<Option<Head>, Error> {
+    Ok(claim(client, consumer, Some((topic, key)), 1, lease).await?.pop())
+}
+
+async fn claim(
+    client: &impl GenericClient,
+    consumer: &str,
+    only: Option<(&str, &str)>,
+    limit: i64,
+    lease: Duration,
+) -> Result<Vec<Head>, Error> {
+    let (topic, key) = only.unzip();
     let rows = client
         .query(
             "WITH due AS (
                  SELECT consumer, topic, key FROM parked_keys
                  WHERE consumer = $1 AND state = 0 AND next_attempt_at <= now()
+                   AND ($4::text IS NULL OR (topic, key) = ($4, $5::text))
                  ORDER BY next_attempt_at LIMIT $2 FOR UPDATE SKIP LOCKED),
              claimed AS (
                  UPDATE parked_keys k SET next_attempt_at = now() + $3::double precision * interval '1 second'
@@ -388,7 +413,7 @@ pub async fn claim_due(
              SELECT head.*, claimed.attempts AS key_attempts FROM claimed CROSS JOIN LATERAL (
                  SELECT * FROM parked p WHERE (p.consumer, p.topic, p.key) = (claimed.consumer, claimed.topic, claimed.key)
                  ORDER BY stream_version, seq LIMIT 1) AS head",
-            &[&consumer, &limit, &lease.as_secs_f64()],
+            &[&consumer, &limit, &lease.as_secs_f64(), &topic, &key],
         )
         .await?;
     Ok(rows

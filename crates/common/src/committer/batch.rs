@@ -164,9 +164,10 @@ impl<M: Model> Committer<M> {
         for index in open {
             results[index] = Some(self.decide_item(&items[index], &mut streams, &mut rows, now, items.len() == 1)?);
         }
-        let results: Vec<Settled<M>> = results
-            .into_iter()
-            .map(|result| result.expect("each item was sorted out or decided"))
+        let results: Vec<Settled<M>> = items
+            .iter()
+            .zip(results)
+            .map(|(item, result)| self.exhaust(item, result.expect("each item was sorted out or decided")))
             .collect();
 
         let mut appended: Vec<&mut Recorded> = streams
@@ -444,6 +445,17 @@ impl<M: Model> Committer<M> {
         Ok(())
     }
 
+    /// A head that was tried as often as it may be is not to be tried again.
+    fn exhaust(&self, item: &Item<M>, mut settled: Settled<M>) -> Settled<M> {
+        if let (Origin::Head(head), Settled::SetAside(Some(failure))) = (&item.origin, &mut settled)
+            && failure.disposition == Disposition::Retry
+            && head.head.attempts + 1 >= self.retry.attempts_max
+        {
+            failure.disposition = Disposition::Exhausted;
+        }
+        settled
+    }
+
     /// Writes down what waits, what is dead, and what became of parked heads.
     async fn set_aside(
         &self,
@@ -475,10 +487,6 @@ impl<M: Model> Committer<M> {
                 }
                 (Origin::Head(head), Settled::SetAside(Some(failure))) => {
                     let attempts = head.head.attempts + 1;
-                    let mut failure = failure.clone();
-                    if failure.disposition == Disposition::Retry && attempts >= self.retry.attempts_max {
-                        failure.disposition = Disposition::Exhausted;
-                    }
                     if failure.disposition != Disposition::Retry {
                         parking::forget_missing(tx, M::NAME, &head.head).await?;
                         outcomes
@@ -489,7 +497,7 @@ impl<M: Model> Committer<M> {
                     let entry = SetAside {
                         record: &head.head.record,
                         envelope: Some(&head.envelope),
-                        failure: Some(&failure),
+                        failure: Some(failure),
                         attempts,
                         first_failed_at: head.head.first_failed_at,
                         next_attempt_at: later(now, self.retry.wait(attempts)),

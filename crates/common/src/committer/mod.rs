@@ -230,6 +230,8 @@ impl<M: Model> Committer<M> {
             self.pool.manager().statement_caches.clear();
         }
         match pg::failure(error, CONTENDED) {
+            // Another statement of the same flight failed before this one, and its answer has not been read.
+            pg::Failure::Other if code == "25P02" => pg::Failure::Conflict,
             // A table, column or privilege that is not there fails every record alike: nothing a record is to blame for.
             pg::Failure::Other if code.starts_with("42") => {
                 tracing::error!(

@@ -14,12 +14,16 @@ use super::batch::Settled;
 use super::commands::Expect;
 use super::versions::{Arrival, Gap};
 use super::{BATCH_ITEMS_MAX, Committer, GaveUp, IDLE_OFFSETS_WAIT, Item, Origin, ParkedHead, RECONNECT_WAIT};
+use crate::deadlines::CLAIM_LEASE;
 use crate::envelope;
 use crate::event::{Cause, Envelope};
 use crate::model::Model;
-use crate::parking::{Disposition, Failure, Head};
+use crate::parking::{self, Disposition, Failure, Head};
 use crate::record::Record;
 use crate::telemetry::names;
+
+/// Records of one key that are handled in one turn of the clock, so that a long queue does not hold up other keys for long.
+const HEADS_DRAINED_MAX: usize = 1_000;
 
 impl<M: Model> Committer<M> {
     /// Commits records as they come until their sender is gone or `shutdown`.
@@ -65,27 +69,49 @@ impl<M: Model> Committer<M> {
         }
     }
 
-    /// Tries parked heads again, each in a transaction of its own.
+    /// Tries parked heads again, and what queues behind each while it succeeds, each in a transaction of its own.
     pub async fn retry_parked(&self, heads: Vec<Head>, shutdown: &CancellationToken) {
         for head in heads {
-            let Some(item) = self.parse(head.record.clone(), shutdown).await else {
-                return;
-            };
-            let Origin::Record {
-                envelope: Some(envelope),
-                ..
-            } = item.origin
-            else {
-                continue;
-            };
-            let item = Item {
-                origin: Origin::Head(ParkedHead { head, envelope }),
-                ..item
-            };
-            if !self.commit_records(vec![item], shutdown).await {
-                return;
+            let mut next = Some(head);
+            for _ in 0..HEADS_DRAINED_MAX {
+                let Some(head) = next else { break };
+                let (topic, key) = (head.record.topic.clone(), head.key.clone());
+                if !self.retry_head(head, shutdown).await {
+                    return;
+                }
+                next = match self.pool.get().await {
+                    Ok(client) => parking::claim_next(&client, M::NAME, (&topic, &key), CLAIM_LEASE)
+                        .await
+                        .unwrap_or_default(),
+                    // The clock will find it when the database is back.
+                    Err(_) => None,
+                };
             }
         }
+    }
+
+    /// Whether it is dealt with; `false` only when stopping.
+    async fn retry_head(&self, head: Head, shutdown: &CancellationToken) -> bool {
+        let Some(item) = self.parse(head.record.clone(), shutdown).await else {
+            return false;
+        };
+        let Origin::Record {
+            envelope: Some(envelope),
+            ..
+        } = item.origin
+        else {
+            tracing::error!(
+                seq = head.seq,
+                key = head.key,
+                "a parked record has no envelope any more"
+            );
+            return true;
+        };
+        let item = Item {
+            origin: Origin::Head(ParkedHead { head, envelope }),
+            ..item
+        };
+        self.commit_records(vec![item], shutdown).await
     }
 
     /// Finds out what a record asks for. Waits while the registry is away; `None` on shutdown.

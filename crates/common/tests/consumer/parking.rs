@@ -1,5 +1,7 @@
 //! A record that fails holds back its key and nothing else, until it succeeds or becomes a dead letter.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use common::parking::Disposition;
 use rdkafka::Message as _;
@@ -41,7 +43,25 @@ async fn a_failure_that_may_pass_parks_its_key_and_nothing_overtakes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_long_queue_behind_a_key_does_not_wait_for_the_clock_at_each_record() {
+    let mut world = World::new().await;
+    world.settings.clock_interval = Duration::from_secs(5);
+    world.forbid("soup").await;
+    let copy = world.start().await;
+    let soup: Vec<_> = (1..=100)
+        .map(|version| world.served("soup", version, version))
+        .collect();
+    world.produce(&soup.iter().collect::<Vec<_>>()).await;
+    world.caught_up().await;
+    world.allow("soup").await;
+    // A turn of the clock for each would be more than eight minutes.
+    world.has_tasted("soup", &(1..=100).collect::<Vec<_>>()).await;
+    copy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn exhausted_retries_end_in_a_dead_letter_that_keeps_its_key() {
+    common::telemetry::metrics();
     let world = World::new().await.retrying(3);
     world.forbid("soup").await;
     let copy = world.start().await;
@@ -52,6 +72,11 @@ async fn exhausted_retries_end_in_a_dead_letter_that_keeps_its_key() {
     assert_eq!((letter.event_id, letter.waiting), (Some(first.id), 1));
     assert_eq!(letter.record.value, Some(first.value.clone()));
     assert!(world.parked_keys().await[0].dead);
+    let counted = common::telemetry::metrics().render();
+    assert!(
+        counted.contains(r#"dead_letters_total{consumer="taster",reason="exhausted"}"#),
+        "{counted}"
+    );
 
     // It does not go on by itself, even if it could by now.
     world.allow("soup").await;
@@ -73,6 +98,8 @@ async fn exhausted_retries_end_in_a_dead_letter_that_keeps_its_key() {
     })
     .await;
     assert_eq!(published.payload(), Some(&*first.value));
+    let counted = common::telemetry::metrics().render();
+    assert!(counted.contains(r#"dead_letters_total{consumer="taster",reason="exhausted"}"#), "{counted}");
     assert_eq!(published.key(), Some(b"soup".as_slice()));
     let headers: Vec<(&str, &[u8])> = published
         .headers()
