@@ -16,7 +16,7 @@ use crate::codec::RegistrySettings;
 mod kafka;
 mod secret;
 
-pub use kafka::kafka;
+pub use kafka::{kafka, kafka_variable};
 pub use secret::Secret;
 
 /// Why the environment is no configuration.

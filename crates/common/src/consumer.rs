@@ -180,7 +180,6 @@ impl Poller {
             .set("isolation.level", "read_committed")
             .set("allow.auto.create.topics", "false");
         for (property, default) in [
-            ("fetch.wait.max.ms", "10"),
             ("fetch.queue.backoff.ms", "10"),
             ("queued.max.messages.kbytes", "16384"),
             ("session.timeout.ms", "10000"),

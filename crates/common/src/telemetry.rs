@@ -6,6 +6,7 @@
 
 use std::io::IsTerminal as _;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -25,7 +26,8 @@ mod trace_context;
 pub use trace_context::{TraceContext, TraceContextError};
 
 /// Libraries that narrate are kept to warnings unless `RUST_LOG` says otherwise.
-const QUIET: &str = "tansu_auth=warn,tansu_broker=warn,tansu_model=warn,tansu_sans_io=warn,tansu_schema=warn,tansu_service=warn,\
+const QUIET: &str = "deadpool=error,\
+    tansu_auth=warn,tansu_broker=warn,tansu_model=warn,tansu_sans_io=warn,tansu_schema=warn,tansu_service=warn,\
     tansu_storage=warn,libsql=warn,rdkafka=warn,librdkafka=warn,h2=warn,hyper=warn,hyper_util=warn,reqwest=warn,\
     rustls=warn,tower=warn,tokio_postgres=warn,opentelemetry=warn,opentelemetry_sdk=warn,opentelemetry_otlp=warn";
 
@@ -62,6 +64,7 @@ impl Drop for Guard {
 pub fn init(service: &str, level: Level) -> Guard {
     let default_filter = |level: Level| EnvFilter::new(format!("{level},{QUIET}"));
     let exporter = otlp::endpoint_is_set().then(|| otlp::exporter(None));
+    EXPORTING.store(matches!(exporter, Some(Ok(_))), Ordering::Relaxed);
     let (exporter, export_error) = match exporter {
         Some(Ok(exporter)) => (Some(exporter), None),
         Some(Err(error)) => (None, Some(error)),
@@ -169,13 +172,26 @@ pub async fn carrying<F: Future>(context: TraceContext, work: F) -> F::Output {
     CARRIED.scope(context, work).await
 }
 
-/// A span named `name` that continues the trace of a stored `traceparent`; one that is absent or malformed starts anew.
-pub fn span_from(traceparent: Option<&str>, name: &'static str) -> Span {
+/// A span for the handling of one record by `consumer`, which continues the trace that the record carries. `None` where
+/// nobody would see it: spans are not exported, or the trace has none.
+pub fn handling(consumer: &'static str, event_type: &str, traceparent: Option<&str>) -> Option<Span> {
+    let parent = traceparent.filter(|_| EXPORTING.load(Ordering::Relaxed))?;
     // The span's own name is fixed when the program is compiled; `otel.name` is what collectors show.
-    let span = tracing::info_span!("work", otel.name = name);
-    continue_from(&span, traceparent);
-    span
+    let span = tracing::info_span!(
+        "handling",
+        otel.name = format!("{consumer} {event_type}"),
+        otel.kind = "consumer",
+        messaging.system = "kafka",
+        messaging.operation.type = "process",
+        messaging.consumer.group.name = consumer,
+        event.type = event_type,
+    );
+    continue_from(&span, Some(parent));
+    Some(span)
 }
+
+/// Whether a collector was named.
+static EXPORTING: AtomicBool = AtomicBool::new(false);
 
 /// Makes `span`, not yet entered, a child of the span that `traceparent` names.
 pub fn continue_from(span: &Span, traceparent: Option<&str>) {
@@ -220,7 +236,8 @@ mod tests {
     #[test]
     fn a_span_continues_a_stored_trace_without_any_exporter() {
         with_subscriber(|| {
-            let span = span_from(Some(PARENT), "handle");
+            let span = tracing::info_span!("work");
+            continue_from(&span, Some(PARENT));
             let _entered = span.enter();
             let inside = current_traceparent().unwrap();
             assert!(inside.starts_with("00-0af7651916cd43dd8448eb211c80319c-"), "{inside}");
@@ -234,10 +251,25 @@ mod tests {
     #[test]
     fn a_malformed_traceparent_starts_a_new_trace() {
         with_subscriber(|| {
-            let span = span_from(Some("00-zz-11-01"), "handle");
+            let span = tracing::info_span!("work");
+            continue_from(&span, Some("00-zz-11-01"));
             let inside = span.in_scope(current_trace);
             assert_ne!(inside.trace_id(), "0".repeat(32));
             assert_eq!(span.in_scope(current_trace), inside, "one span has one id");
+        });
+    }
+
+    #[test]
+    fn handling_is_a_span_of_its_own_only_where_spans_are_exported() {
+        with_subscriber(|| {
+            assert!(handling("parcels", "ParcelSent", Some(PARENT)).is_none());
+            EXPORTING.store(true, Ordering::Relaxed);
+            let span = handling("parcels", "ParcelSent", Some(PARENT)).expect("somebody sees it");
+            assert!(handling("parcels", "ParcelSent", None).is_none());
+            EXPORTING.store(false, Ordering::Relaxed);
+            let inside = span.in_scope(current_trace);
+            assert_eq!(inside.trace_id(), "0af7651916cd43dd8448eb211c80319c");
+            assert_ne!(inside.to_string(), PARENT);
         });
     }
 

@@ -44,7 +44,7 @@ async fn settings(database: &testkit::Database) -> Settings {
         kafka: kafka::Settings {
             brokers: testkit::kafka::brokers().await.to_owned(),
             namespace: Some(namespace),
-            ..kafka::Settings::default()
+            properties: testkit::kafka::properties(),
         },
         registry: RegistrySettings {
             url: testkit::registry().await.to_owned(),

@@ -9,10 +9,12 @@
 //!
 //! What a client has to know about it:
 //!
-//! - A fetch is answered only when `fetch.wait.max.ms` is over, even if records are there: set it to a few milliseconds.
+//! - A fetch is answered only when `fetch.wait.max.ms` is over, even if records are there: see [`CLIENT_PROPERTIES`].
 //! - A record whose key and value reach 5 MiB is accepted and then never delivered: see [`RECORD_BYTES_MAX`].
 //! - A fetch from beyond the end of the log is answered with nothing instead of `OffsetOutOfRange`, and looks like silence:
 //!   compare positions with the watermarks.
+//! - A member of a group that dies without leaving keeps its partitions for as long as the broker lives: others wait in
+//!   vain. A start forgets all members.
 //! - It does not describe groups: listing them fails with a broken connection.
 //! - It acknowledges before the disk does: acknowledged records survive this process's death, not the machine's.
 //! - It has no transactions, and keeps every record for ever: nothing is deleted by age, nothing compacted.
@@ -43,6 +45,10 @@ pub const RECORD_BYTES_MAX: usize = 5 * 1024 * 1024 - 1;
 
 /// The log's file in the data directory.
 const LOG_FILE: &str = "log.db";
+
+/// What consumers of this broker set, as librdkafka names it. Kafka answers a fetch as soon as there is a record, so
+/// there a short wait would only make idle consumers ask a hundred times a second.
+pub const CLIENT_PROPERTIES: [(&str, &str); 1] = [("fetch.wait.max.ms", "10")];
 
 /// Names the log to Tansu, which keeps several clusters apart in one file; renaming it would hide all data.
 const CLUSTER_ID: &str = "embedded";

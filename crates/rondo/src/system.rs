@@ -62,7 +62,7 @@ pub fn settings(config: &Config, environment: &Environment) -> Result<service::S
             wait_max: environment.seconds("RONDO_RETRY_WAIT_MAX_SECS", 60, 1..=86_400)?,
         },
         clock_interval: Duration::from_millis(environment.number("RONDO_CLOCK_INTERVAL_MS", 500, 10..=60_000)?),
-        deadline_grace: Duration::from_millis(environment.number("RONDO_DEADLINE_GRACE_MS", 5_000, 0..=600_000)?),
+        deadline_grace: Duration::from_millis(environment.number("RONDO_DEADLINE_GRACE_MS", 30_000, 0..=600_000)?),
     })
 }
 

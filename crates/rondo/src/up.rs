@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use common::config::{Environment, HttpConfig};
+use common::config::{self, Environment, HttpConfig};
 use common::http::server;
 use common::telemetry::Level;
 use common::{kafka, pg, telemetry};
@@ -333,7 +333,11 @@ fn environment(postgres: &Postgres, kafka: &str, registry: &str, token: &str) ->
         .filter(|(name, _)| name.starts_with("RONDO_") && name != "RONDO_NAMESPACE")
         .collect();
     system::PORTS.iter().fold(
-        own.with("KAFKA_BROKERS", kafka)
+        broker::CLIENT_PROPERTIES
+            .iter()
+            .fold(own.with("KAFKA_BROKERS", kafka), |environment, (property, value)| {
+                environment.with(&config::kafka_variable(property), value)
+            })
             .with("SCHEMA_REGISTRY_URL", registry)
             .with("RONDO_TOKEN", token),
         |environment, (service, _)| {

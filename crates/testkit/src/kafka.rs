@@ -1,7 +1,7 @@
 //! Topics and raw records, over the Kafka protocol.
 
 use crate::stack;
-use embedded::broker::{Broker, Settings};
+use embedded::broker::{self, Broker, Settings};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -20,6 +20,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// `bootstrap.servers` of the tests' Kafka: `KAFKA_BROKERS`, or the embedded broker of this process.
 pub async fn brokers() -> &'static str {
     stack::brokers().await
+}
+
+/// librdkafka's properties for consumers of that broker: none but for the embedded one.
+#[must_use]
+pub fn properties() -> BTreeMap<String, String> {
+    let own = broker::CLIENT_PROPERTIES.map(|(property, value)| (property.to_owned(), value.to_owned()));
+    own.into_iter().filter(|_| is_embedded()).collect()
 }
 
 /// Whether that is the embedded broker, which lacks a few things that Kafka has: see [`embedded::broker`].

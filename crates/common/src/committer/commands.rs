@@ -87,6 +87,8 @@ impl<M: Model> Commands<M> {
             commands: vec![(stream, command)],
             failure: None,
             expect,
+            // The request has one.
+            _span: None,
         };
         let ask = Ask {
             item,

@@ -23,6 +23,7 @@ use std::time::Duration;
 use deadpool_postgres::Pool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use crate::claims::Claims;
 use crate::codec::Codec;
@@ -81,6 +82,8 @@ struct Item<M: Model> {
     /// Known before any SQL: it cannot be decoded or meant.
     failure: Option<Failure>,
     expect: Expect,
+    /// Ends when the item is dealt with, for those who follow the trace.
+    _span: Option<Span>,
 }
 
 impl<M: Model> Item<M> {

@@ -20,7 +20,7 @@ use crate::event::{Cause, Envelope};
 use crate::model::Model;
 use crate::parking::{self, Disposition, Failure, Head};
 use crate::record::Record;
-use crate::telemetry::names;
+use crate::telemetry::{self, names};
 
 /// Records of one key that are handled in one turn of the clock, so that a long queue does not hold up other keys for long.
 const HEADS_DRAINED_MAX: usize = 1_000;
@@ -124,6 +124,7 @@ impl<M: Model> Committer<M> {
                 commands: Vec::new(),
                 failure: Some(failure),
                 expect: Expect::Any,
+                _span: None,
             }
         };
         let envelope = match read_envelope(&mut record) {
@@ -166,9 +167,14 @@ impl<M: Model> Committer<M> {
             }
             Some(Err(error)) => Err(Failure::new("decode", Disposition::Poison, &error)),
         };
+        let span = telemetry::handling(M::NAME, &envelope.event_type, envelope.traceparent.as_deref());
+        let mut cause = Cause::from(&envelope);
+        if let Some(span) = &span {
+            cause.traceparent = span.in_scope(telemetry::current_traceparent).map(Into::into);
+        }
         Some(match reaction {
             Ok(commands) => Item {
-                cause: Cause::from(&envelope),
+                cause,
                 origin: Origin::Record {
                     record,
                     envelope: Some(envelope),
@@ -176,6 +182,7 @@ impl<M: Model> Committer<M> {
                 commands,
                 failure: None,
                 expect: Expect::Any,
+                _span: span,
             },
             Err(failure) => poison(Some(envelope), record, failure),
         })

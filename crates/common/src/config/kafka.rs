@@ -143,6 +143,11 @@ pub fn kafka(environment: &Environment) -> Result<kafka::Settings, Error> {
     })
 }
 
+/// The variable that sets librdkafka's `property`: `KAFKA_LINGER_MS` for `linger.ms`.
+pub fn kafka_variable(property: &str) -> String {
+    format!("KAFKA_{}", property.to_uppercase().replace('.', "_"))
+}
+
 fn property_of(variable: &str) -> Option<String> {
     if variable == BROKERS || variable == PROPERTIES {
         return None;
@@ -236,6 +241,7 @@ mod tests {
         assert_eq!(variables.properties["sasl.username"], "me");
         assert_eq!(variables.properties["security.protocol"], "SASL_SSL");
         assert_eq!(variables.brokers, "kafka:9092");
+        assert_eq!(kafka_variable("sasl.username"), "KAFKA_SASL_USERNAME");
     }
 
     #[test]

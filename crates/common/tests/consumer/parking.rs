@@ -99,7 +99,10 @@ async fn exhausted_retries_end_in_a_dead_letter_that_keeps_its_key() {
     .await;
     assert_eq!(published.payload(), Some(&*first.value));
     let counted = common::telemetry::metrics().render();
-    assert!(counted.contains(r#"dead_letters_total{consumer="taster",reason="exhausted"}"#), "{counted}");
+    assert!(
+        counted.contains(r#"dead_letters_total{consumer="taster",reason="exhausted"}"#),
+        "{counted}"
+    );
     assert_eq!(published.key(), Some(b"soup".as_slice()));
     let headers: Vec<(&str, &[u8])> = published
         .headers()

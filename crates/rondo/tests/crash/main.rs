@@ -10,7 +10,7 @@
 //! | `RONDO_CRASH_ROUNDS` | faults of each test | 3 |
 //! | `RONDO_CRASH_SEED` | where moments, victims and orders come from | from the clock |
 //! | `RONDO_CRASH_BINARY` | another build of `rondo`, such as the one that is to be released | this build |
-//! | `KAFKA_BROKERS`, `SCHEMA_REGISTRY_URL`, `DATABASE_URL` | servers of [`services`] | embedded ones |
+//! | `KAFKA_BROKERS`, `SCHEMA_REGISTRY_URL`, `DATABASE_URL` | servers of [`services`] | embedded ones, where it is SIGTERM |
 //!
 //! A run that fails keeps its directory, with the output of every process, and says where.
 

@@ -116,6 +116,13 @@ impl Process {
         self.child.kill().await.unwrap();
     }
 
+    /// SIGTERM, which it must obey in order.
+    pub(crate) async fn terminate(self) {
+        let pid = self.child.id().expect("a process is told to stop while it runs");
+        signal("TERM", &[pid]).await;
+        self.succeeded().await;
+    }
+
     /// SIGKILL to it and to all that descend from it.
     pub(crate) async fn kill_tree(&mut self) {
         let tree = self.descendants();
@@ -147,12 +154,16 @@ impl Process {
 
 /// SIGKILL to each of `pids`; those that are gone already are none the worse.
 pub(crate) async fn kill(pids: &[u32]) {
+    signal("KILL", pids).await;
+}
+
+async fn signal(name: &str, pids: &[u32]) {
     if pids.is_empty() {
         return;
     }
     let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
     // The shell's own `kill` needs no program, and no unsafe code.
-    let script = format!("kill -KILL {} 2>/dev/null || true", pids.join(" "));
+    let script = format!("kill -{name} {} 2>/dev/null || true", pids.join(" "));
     let status = Command::new("/bin/sh").args(["-c", &script]).status().await.unwrap();
     assert!(status.success());
 }

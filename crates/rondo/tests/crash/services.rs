@@ -1,4 +1,7 @@
 //! Two copies of each service as processes of their own, killed in turn while customers order.
+//!
+//! The embedded broker serves one process tree, `rondo up`, and never takes partitions from a member of a group that died
+//! without a word while the broker went on. On it copies are told to stop, by SIGTERM; SIGKILL needs a real Kafka.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -85,7 +88,7 @@ impl Deployment {
         let desk = Desk::new();
         let empty = || testkit::database(async |_| {});
         let (orders, payments, inventory) = tokio::join!(empty(), empty(), empty());
-        let variables: BTreeMap<String, String> = [
+        let mut variables: BTreeMap<String, String> = [
             ("ORDERS_DATABASE_URL", orders.url()),
             ("PAYMENTS_DATABASE_URL", payments.url()),
             ("INVENTORY_DATABASE_URL", inventory.url()),
@@ -98,6 +101,8 @@ impl Deployment {
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
+        let properties = testkit::kafka::properties().into_iter();
+        variables.extend(properties.map(|(property, value)| (common::config::kafka_variable(&property), value)));
         let mut deployment = Self {
             copies: BTreeMap::new(),
             variables,
@@ -133,7 +138,11 @@ impl Deployment {
         self.nobody_else_ended();
         let copy = self.copies.get_mut(&(service, copy)).unwrap();
         let mut process = copy.process.take().expect("a copy is killed while it runs");
-        process.kill().await;
+        if testkit::kafka::is_embedded() {
+            process.terminate().await;
+        } else {
+            process.kill().await;
+        }
     }
 
     /// Starts a copy, at the address that it had before if there was one; how long it took to be ready.

@@ -31,6 +31,7 @@ async fn while_the_broker_is_away_orders_are_taken_and_none_is_given_up_when_it_
     let mut broker = OwnBroker::start().await;
     let shop = Shop::open_with(&[
         ("KAFKA_BROKERS", broker.address()),
+        ("KAFKA_FETCH_WAIT_MAX_MS", "10"),
         // They pass while the broker is away, and the services get time to catch up before that counts.
         ("RONDO_DECIDE_SECS", "2"),
         ("RONDO_DEADLINE_GRACE_MS", "60000"),

@@ -102,6 +102,9 @@ impl Shop {
         {
             all.insert((*name).to_owned(), (*value).to_owned());
         }
+        for (property, value) in testkit::kafka::properties() {
+            all.insert(common::config::kafka_variable(&property), value);
+        }
         let shop = Self {
             client: Client::new(),
             variables: all,
