@@ -167,23 +167,26 @@ impl<M: Model> Committer<M> {
             }
             Some(Err(error)) => Err(Failure::new("decode", Disposition::Poison, &error)),
         };
-        let span = telemetry::handling(M::NAME, &envelope.event_type, envelope.traceparent.as_deref());
-        let mut cause = Cause::from(&envelope);
-        if let Some(span) = &span {
-            cause.traceparent = span.in_scope(telemetry::current_traceparent).map(Into::into);
-        }
         Some(match reaction {
-            Ok(commands) => Item {
-                cause,
-                origin: Origin::Record {
-                    record,
-                    envelope: Some(envelope),
-                },
-                commands,
-                failure: None,
-                expect: Expect::Any,
-                _span: span,
-            },
+            Ok(commands) => {
+                let mut cause = Cause::from(&envelope);
+                let followed = envelope.traceparent.as_deref().filter(|_| !commands.is_empty());
+                let span = telemetry::handling(M::NAME, &envelope.event_type, followed);
+                if let Some(span) = &span {
+                    cause.traceparent = span.in_scope(telemetry::current_traceparent).map(Into::into);
+                }
+                Item {
+                    cause,
+                    origin: Origin::Record {
+                        record,
+                        envelope: Some(envelope),
+                    },
+                    commands,
+                    failure: None,
+                    expect: Expect::Any,
+                    _span: span,
+                }
+            }
             Err(failure) => poison(Some(envelope), record, failure),
         })
     }
