@@ -62,8 +62,8 @@ pub enum Error {
     /// The group's committed offset is further than the database's: the database was restored or is another one.
     #[error(
         "group {group} has committed offset {committed} of {topic}/{partition}, but this database has only seen records \
-         up to {ours}: it was restored from a backup, or it is the wrong one. Restore the database, or move both with \
-         `rondo offsets reset`"
+         up to {ours}: it was restored from a backup, or it is the wrong one. Connect the right one. If it is the \
+         right one, stop all copies and delete the group with Kafka's own tools: the database's offset is the one that counts"
     )]
     GroupAhead {
         /// The consumer group.
@@ -80,7 +80,8 @@ pub enum Error {
     /// The log no longer has the offset at which the database goes on.
     #[error(
         "{topic} no longer has the record at which group {group} goes on: the log was cut or created anew. \
-         Nothing was skipped; `rondo offsets reset` decides where to go on"
+         Nothing was skipped. Stop all copies and set next_offset in the database's table offsets to where they shall go \
+         on; what took effect before will not do so again"
     )]
     OutOfRange {
         /// The consumer group.

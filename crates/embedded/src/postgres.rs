@@ -106,8 +106,7 @@ pub enum Error {
     /// Neither fetched nor installed.
     #[error(
         "no Postgres {major} to run ({reason}). Install it (Debian: apt-get install postgresql; macOS: brew install \
-         postgresql@{major}), or set RONDO_POSTGRES_BIN to a directory with initdb, postgres and pg_ctl, or DATABASE_URL \
-         to a server that runs already"
+         postgresql@{major}), or set RONDO_POSTGRES_BIN to a directory with initdb, postgres and pg_ctl"
     )]
     NoBinaries {
         /// The wanted major version.

@@ -85,7 +85,7 @@ const OWNED: &[(&str, &[&str], &str)] = &[
     (
         "auto.offset.reset",
         &[],
-        "events could be skipped or replayed unnoticed; use `rondo offsets reset`",
+        "where to go on is kept in the database; events could be skipped or read again unnoticed",
     ),
     (
         "group.id",

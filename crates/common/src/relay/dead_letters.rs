@@ -55,7 +55,7 @@ pub mod names {
     pub const EXCEPTION_MESSAGE: &str = "kafka_dlt-exception-message";
     /// The error and its causes, cut later.
     pub const EXCEPTION_STACKTRACE: &str = "kafka_dlt-exception-stacktrace";
-    /// The dead letter's number, for `dlq redrive`.
+    /// The dead letter's number, as `rondo dlq show` takes it.
     pub const ID: &str = "rondo-dlt-id";
     /// `poison`, `business` or `exhausted`.
     pub const DISPOSITION: &str = "rondo-dlt-disposition";

@@ -33,7 +33,7 @@ async fn a_group_ahead_of_the_database_is_refused_with_an_explanation() {
     let ended = tokio::time::timeout(PATIENCE, copy.running.join()).await.unwrap();
     let error = ended.unwrap_err();
     let why = error.source().unwrap().to_string();
-    for word in ["committed offset 3", "up to 0", "restored", "rondo offsets reset"] {
+    for word in ["committed offset 3", "up to 0", "restored", "delete the group"] {
         assert!(why.contains(word), "{why}");
     }
     assert_eq!(world.number("SELECT count(*) FROM tastings").await, 0);
