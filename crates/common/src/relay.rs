@@ -114,6 +114,15 @@ pub struct Status {
 #[derive(Debug)]
 pub struct Relay;
 
+/// Ends the lease that a crashed leader left behind, so that publishing need not wait until it runs out. For whoever knows
+/// that no other copy lives, as the holder of a data directory does; one that lived after all would be fenced by the next.
+///
+/// # Errors
+/// The database's words.
+pub async fn end_lease(client: &tokio_postgres::Client) -> Result<(), tokio_postgres::Error> {
+    lease::end(client).await
+}
+
 impl Relay {
     /// Starts relaying in the background. Of all processes that do so on one database, one publishes.
     ///

@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use common::config::{self, Environment, HttpConfig};
 use common::http::server;
 use common::telemetry::Level;
-use common::{kafka, pg, telemetry};
+use common::{kafka, pg, relay, telemetry};
 use embedded::broker::{self, Broker};
 use embedded::port;
 use embedded::postgres::{self, Postgres, Progress};
@@ -173,7 +173,10 @@ impl Up {
         };
         steps.say("preparing databases, topics and schemas");
         for (service, _) in system::PORTS {
-            init::database(service, &postgres.url(service)).await?;
+            let url = postgres.url(service);
+            init::database(service, &url).await?;
+            // This process holds the data directory, so a lease that is left is that of a crash.
+            relay::end_lease(&pg::single(&url).await?).await?;
         }
         init::topics(&kafka, PARTITIONS).await?;
         init::schemas(&common::config::registry(&environment)?, None).await?;

@@ -162,7 +162,7 @@ impl<M: Model> Committer<M> {
             self.model.lock_rows(&tx, &with_states).await?
         };
         for index in open {
-            results[index] = Some(self.decide_item(&items[index], &mut streams, &mut rows, now, items.len() == 1)?);
+            results[index] = Some(self.decide_item(items, index, &mut streams, &mut rows, now)?);
         }
         let results: Vec<Settled<M>> = items
             .iter()
@@ -174,6 +174,8 @@ impl<M: Model> Committer<M> {
             .values_mut()
             .flat_map(|stream| stream.events.iter_mut().map(|(_, recorded)| recorded))
             .collect();
+        // In the order of decision, for what was decided from rows that streams share can be retold in no other.
+        appended.sort_unstable_by_key(|recorded| recorded.envelope.position);
         store::append(&tx, &mut appended).await?;
         let refused_alone = items.len() == 1 && matches!(results[0], Settled::SetAside(_) | Settled::Rejected(_));
         if refused_alone {
@@ -335,12 +337,13 @@ impl<M: Model> Committer<M> {
     /// Decides one item's commands in order against the states so far.
     fn decide_item(
         &self,
-        item: &Item<M>,
+        items: &[Item<M>],
+        index: usize,
         streams: &mut BTreeMap<StreamId, Working<M>>,
         rows: &mut M::Rows,
         now: Timestamp,
-        alone: bool,
     ) -> Result<Settled<M>, Failed> {
+        let (item, alone) = (&items[index], items.len() == 1);
         let mut ordinal = 0;
         let mut touched: Vec<(StreamId, Arc<M::State>, i64, usize)> = Vec::new();
         for (stream_id, command) in &item.commands {
@@ -365,7 +368,7 @@ impl<M: Model> Committer<M> {
                         stream.events.len(),
                     ));
                     for event in events {
-                        self.record(stream_id, stream, event, &item.cause, ordinal, now)?;
+                        self.record(stream_id, stream, event, &item.cause, (index, ordinal), now)?;
                         ordinal += 1;
                     }
                 }
@@ -405,7 +408,7 @@ impl<M: Model> Committer<M> {
         stream: &mut Working<M>,
         event: M::Event,
         cause: &Cause,
-        ordinal: usize,
+        (item, ordinal): (usize, usize),
         now: Timestamp,
     ) -> Result<(), Failed> {
         let (schema_id, payload) = self.codec.encode(&event).map_err(|error| {
@@ -430,7 +433,8 @@ impl<M: Model> Committer<M> {
             causation_id: cause.id,
             traceparent: cause.traceparent.clone(),
             stream_version: stream.version,
-            position: 0,
+            // Its turn in the batch, until Postgres gives it its place behind all before.
+            position: (item << 32 | ordinal).cast_signed() as i64,
         };
         self.model.evolve(Arc::make_mut(&mut stream.after), &event, &envelope);
         stream.events.push((

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use deadpool_postgres::{Pool, PoolError};
 use jiff::Timestamp;
+use tokio_postgres::Client;
 
 use super::signals::{CHANNEL, Signal};
 use super::window::{LastAcknowledged, Progress};
@@ -28,6 +29,12 @@ pub(super) struct Backlog {
     pub(super) rows: i64,
     /// When the oldest of them occurred.
     pub(super) oldest: Option<Timestamp>,
+}
+
+/// Ends the lease of whoever has it.
+pub(super) async fn end(client: &Client) -> Result<(), tokio_postgres::Error> {
+    let sql = "UPDATE relay SET leased_until = '-infinity'";
+    client.execute(sql, &[]).await.map(drop)
 }
 
 /// Claims the lease if nobody holds it.

@@ -37,6 +37,28 @@ async fn what_waited_is_one_transaction_within_the_bound() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn events_of_one_batch_have_positions_in_the_order_in_which_they_were_decided() {
+    const DISHES: i64 = 50;
+    let world = World::new().await;
+    // Their streams' names run against the order in which they are served.
+    let dishes: Vec<_> = (0..DISHES)
+        .map(|n| world.served(&format!("dish-{:02}", DISHES - n), 1, n))
+        .collect();
+    world.produce(&dishes.iter().collect::<Vec<_>>()).await;
+    let copy = world.start().await;
+    world.caught_up().await;
+    assert!(copy.batches().iter().any(|size| *size > 1), "nothing was batched");
+    let overtaken = world
+        .number(
+            "SELECT count(*) FROM (SELECT stream_id > lag(stream_id) OVER (ORDER BY position) AS overtaken FROM events) AS e
+             WHERE overtaken",
+        )
+        .await;
+    assert_eq!(overtaken, 0);
+    copy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_same_event_twice_in_a_batch_takes_effect_once() {
     let world = World::new().await;
     let soup = world.served("soup", 1, 1);
