@@ -79,7 +79,7 @@ pub enum Error {
     OtherPartitionCount {
         /// The topic, with namespace.
         topic: String,
-        /// How many it has.
+        /// How many partitions it has.
         found: i32,
         /// How many were asked for.
         wanted: i32,
@@ -197,9 +197,11 @@ pub struct TopicSpec {
 pub struct Created {
     /// With namespace.
     pub name: String,
-    /// Whether it was made now.
+    /// Whether it was made now, with `copies`.
     pub new: bool,
-    /// How many it has.
+    /// How many copies of it the brokers keep if it is new.
+    pub copies: i32,
+    /// How many partitions it has.
     pub partitions: i32,
 }
 
@@ -218,8 +220,8 @@ pub struct LogEnd {
 
 /// Creates what is missing of `specs`, and leaves alone what is there.
 ///
-/// With three brokers or more a topic has three copies of which two must have a record; with fewer it has one, and a
-/// warning says so.
+/// With three brokers or more a topic has three copies of which two must have a record. With fewer it has one, and a lost
+/// disk loses records: whoever asks for the topics should tell.
 ///
 /// # Errors
 /// [`Error::OtherPartitionCount`] before anything is created; else what the broker says.
@@ -240,6 +242,7 @@ pub async fn ensure_topics(settings: &Settings, specs: &[TopicSpec]) -> Result<V
             _ => ensured.push(Created {
                 name: spec.name.clone(),
                 new: found.is_none(),
+                copies: copies(cluster.brokers),
                 partitions: spec.partitions,
             }),
         }
@@ -412,22 +415,19 @@ struct Cluster {
     partitions: BTreeMap<String, i32>,
 }
 
+fn copies(brokers: usize) -> i32 {
+    if brokers >= REPLICATED_FROM_BROKERS { 3 } else { 1 }
+}
+
 async fn create(settings: &Settings, specs: &[&TopicSpec], brokers: usize) -> Result<(), Error> {
     settings.check()?;
-    let replicated = brokers >= REPLICATED_FROM_BROKERS;
-    if !replicated {
-        tracing::warn!(
-            kafka.brokers = brokers,
-            "topics are created with one copy: with fewer than {REPLICATED_FROM_BROKERS} brokers a lost disk loses records"
-        );
-    }
     let admin: AdminClient<DefaultClientContext> = client_config(settings).create().map_err(Error::Client)?;
     let topics: Vec<NewTopic<'_>> = specs
         .iter()
         .map(|spec| {
-            let copies = TopicReplication::Fixed(if replicated { 3 } else { 1 });
-            let topic = NewTopic::new(&spec.name, spec.partitions, copies);
-            let topic = if replicated {
+            let copies = copies(brokers);
+            let topic = NewTopic::new(&spec.name, spec.partitions, TopicReplication::Fixed(copies));
+            let topic = if copies > 1 {
                 topic.set("min.insync.replicas", "2")
             } else {
                 topic

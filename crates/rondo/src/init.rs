@@ -44,11 +44,11 @@ pub async fn registry_database(url: &str) -> Result<usize> {
     Ok(registry::migrate(&mut client).await?)
 }
 
-/// Creates the topics that are missing; their names.
+/// Creates the topics that are missing, and tells which.
 ///
 /// # Errors
 /// The broker cannot be reached, or a topic has another partition count.
-pub async fn topics(kafka: &kafka::Settings, partitions: i32) -> Result<Vec<String>> {
+pub async fn topics(kafka: &kafka::Settings, partitions: i32) -> Result<Vec<kafka::Created>> {
     let specs: Vec<kafka::TopicSpec> = Topics::new(kafka.namespace.as_deref())
         .specs(partitions)
         .into_iter()
@@ -65,11 +65,7 @@ pub async fn topics(kafka: &kafka::Settings, partitions: i32) -> Result<Vec<Stri
     let created = kafka::ensure_topics(kafka, &specs)
         .await
         .context("the topics could not be created")?;
-    Ok(created
-        .into_iter()
-        .filter(|topic| topic.new)
-        .map(|topic| topic.name)
-        .collect())
+    Ok(created.into_iter().filter(|topic| topic.new).collect())
 }
 
 /// Registers every version of every event's schema, with its subject's level; how many types.

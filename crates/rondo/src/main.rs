@@ -104,6 +104,9 @@ async fn initialise(partitions: i32) -> Result<()> {
     let kafka = config::kafka(&environment)?;
     let created = init::topics(&kafka, partitions).await?;
     eprintln!("✓ topics: {} created", created.len());
+    if created.iter().any(|topic| topic.copies == 1) {
+        eprintln!("! the topics have one copy: there are fewer than three brokers, and a lost disk loses records");
+    }
     let schemas = init::schemas(&config::registry(&environment)?, kafka.namespace.as_deref()).await?;
     eprintln!("✓ schemas: {schemas} event types registered");
     Ok(())
