@@ -32,8 +32,9 @@ use crate::{init, system};
 const DATABASES: [&str; 4] = ["orders", "payments", "inventory", "registry"];
 /// Connections of the embedded registry.
 const REGISTRY_POOL_SIZE: usize = 4;
-/// Partitions of each topic: plenty for one process, and fixed for the life of the data.
-const PARTITIONS: i32 = 4;
+/// Partitions of each topic: one process reads them all, and the embedded broker asks its database for each of them at each
+/// fetch. Fixed for the life of the data.
+const PARTITIONS: i32 = 1;
 /// How long requests that are under way may take at a stop.
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long the services may take to stop.
