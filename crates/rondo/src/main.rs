@@ -13,8 +13,25 @@ use rondo::cli::{GlobalArgs, Target, audit, dlq, inventory, orders, saga};
 use rondo::{init, serve};
 
 /// Event-sourced order sagas on Kafka and Postgres.
+/// The variables that name a deployment; docs/configuration.md has all of them.
+const ENVIRONMENT: &str = "\
+Environment:
+  ORDERS_DATABASE_URL, PAYMENTS_…, INVENTORY_…, REGISTRY_…   Postgres of that service
+  DATABASE_URL           the same, for a process that serves one
+  KAFKA_BROKERS          host:port, several separated by commas
+  KAFKA_PROPERTIES       librdkafka's properties as k=v; or a variable each, such as KAFKA_SASL_USERNAME
+  SCHEMA_REGISTRY_URL    any Confluent-compatible registry
+  RONDO_NAMESPACE        prefix of topics and groups
+  RONDO_TOKEN            what operators show
+  RONDO_HTTP_ADDRESS     where a service listens
+  RONDO_DECIDE_SECS, RONDO_SETTLE_SECS   an order's two deadlines
+  RUST_LOG, RONDO_LOG_FORMAT             logs, on stderr
+  OTEL_EXPORTER_OTLP_ENDPOINT            where traces go
+
+All of them, with ranges: docs/configuration.md";
+
 #[derive(Parser)]
-#[command(version, max_term_width = 110)]
+#[command(version, max_term_width = 110, after_long_help = ENVIRONMENT)]
 struct Arguments {
     #[command(flatten)]
     global: GlobalArgs,
@@ -28,12 +45,14 @@ enum Command {
     #[cfg(feature = "embedded")]
     Up(rondo::up::Args),
     /// Run one service of a deployment, configured by the environment
+    #[command(after_long_help = ENVIRONMENT)]
     Serve {
         /// Which one
         #[arg(value_enum)]
         service: serve::Service,
     },
     /// Bring a deployment's databases, topics and schemas to what this build needs; safe to repeat
+    #[command(after_long_help = ENVIRONMENT)]
     Init {
         /// Partitions of each topic that does not exist yet; they cannot be changed later
         #[arg(long, default_value_t = PARTITIONS_DEFAULT)]
