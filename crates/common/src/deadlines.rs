@@ -4,7 +4,7 @@
 //! be cancelled at once. Such deadlines wait until the relay has nothing old to publish and the consumer has read, on
 //! every partition of its input, past a moment ago; and then for a grace in which the others can answer.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -179,12 +179,7 @@ impl<M: Model> Clockwork<M> {
             return Ok(false);
         };
         let client = self.pool.get().await.map_err(text)?;
-        let ours: HashMap<(String, i32), i64> = inbox::offsets(&client, M::NAME)
-            .await
-            .map_err(text)?
-            .into_iter()
-            .map(|(topic, partition, next_offset)| ((topic, partition), next_offset))
-            .collect();
+        let ours = inbox::offsets(&client, M::NAME).await.map_err(text)?;
         drop(client);
         Ok(must_have_read.iter().all(|log| {
             let next = ours.get(&(log.topic.clone(), log.partition));
@@ -253,10 +248,6 @@ impl<M: Model> Clockwork<M> {
         drop(client);
         metrics::gauge!(names::PARKED_KEYS, "consumer" => M::NAME).set(keys as f64);
         metrics::gauge!(names::PARKED_RECORDS, "consumer" => M::NAME).set(records as f64);
-        let ours: HashMap<(String, i32), i64> = ours
-            .into_iter()
-            .map(|(topic, partition, next)| ((topic, partition), next))
-            .collect();
         for end in self.settings.log.log_ends(&self.settings.topics).await.map_err(text)? {
             let next = ours
                 .get(&(end.topic.clone(), end.partition))

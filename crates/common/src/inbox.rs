@@ -3,7 +3,7 @@
 //! A claim of a partition raises its epoch; every batch moves the offset only under the epoch it was read with, in the
 //! same transaction as its effects. A copy that lost the partition without noticing therefore changes nothing.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use deadpool_postgres::{GenericClient, Transaction};
 use jiff::civil::Date;
@@ -102,19 +102,18 @@ pub async fn advance(tx: &Transaction<'_>, consumer: &str, progress: &[Progress]
         .collect())
 }
 
-/// Where `consumer` goes on in each partition it has read: topic, partition, next offset.
+/// Where `consumer` goes on in each partition it has read: the next offset by topic and partition.
 ///
 /// # Errors
 /// The database's.
-pub async fn offsets(client: &impl GenericClient, consumer: &str) -> Result<Vec<(String, i32, i64)>, Error> {
+pub async fn offsets(client: &impl GenericClient, consumer: &str) -> Result<HashMap<(String, i32), i64>, Error> {
     let rows = client
         .query(
-            "SELECT topic, partition, next_offset FROM offsets
-             WHERE consumer = $1 AND next_offset IS NOT NULL ORDER BY topic, partition",
+            "SELECT topic, partition, next_offset FROM offsets WHERE consumer = $1 AND next_offset IS NOT NULL",
             &[&consumer],
         )
         .await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+    Ok(rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect())
 }
 
 /// Takes `ids` into the inbox as applied, and returns those that were not in it yet. `ids` must be distinct.

@@ -23,8 +23,7 @@ use uuid::Uuid;
 use crate::event::Envelope;
 use crate::record::Record;
 
-pub(crate) use failure::chain;
-pub use failure::{Disposition, ERROR_LENGTH_MAX, Failure, GAP, RetryPolicy};
+pub use failure::{Disposition, ERROR_LENGTH_MAX, Failure, GAP, RetryPolicy, chain};
 pub use listing::{
     DeadLetter, ParkedKey, Queued, dead_letter, dead_letters, dead_letters_of, depth, parked_keys, queue, undecided,
 };

@@ -42,8 +42,6 @@ pub const MIGRATIONS: &[Migration] = &[
 /// How a service reaches the world, and its bounds.
 #[derive(Clone)]
 pub struct Settings {
-    /// Before each topic and group, so that several systems can share a broker.
-    pub namespace: Option<String>,
     /// The service's own database.
     pub database_url: String,
     /// Connections to it.
@@ -213,7 +211,7 @@ pub async fn start<M: Model>(
         relay.clone(),
         claims.clone(),
         settings.retry.clone(),
-        settings.namespace.as_deref(),
+        settings.kafka.namespace.as_deref(),
     );
     let (commands, serve_commands) = committer.serve_commands(shutdown.clone());
     tasks.spawn(async move {

@@ -51,7 +51,6 @@ pub struct Part {
 /// A variable is missing, malformed or refused.
 pub fn settings(config: &Config, environment: &Environment) -> Result<service::Settings> {
     Ok(service::Settings {
-        namespace: config.kafka.namespace.clone(),
         database_url: config.database_url.expose().to_owned(),
         pool_size: config.database_connections,
         kafka: config.kafka.clone(),

@@ -26,7 +26,6 @@ async fn main() -> anyhow::Result<()> {
     let _telemetry = telemetry::init("shipping", tracing::Level::INFO);
     let config = Config::read(&Environment::of_process(), "shipping", PORT)?;
     let settings = service::Settings {
-        namespace: config.kafka.namespace.clone(),
         database_url: config.database_url.expose().to_owned(),
         pool_size: config.database_connections,
         kafka: config.kafka.clone(),

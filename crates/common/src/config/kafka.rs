@@ -1,32 +1,21 @@
 //! Settings of the Kafka client: brokers, and librdkafka's own properties passed through.
 //!
 //! `KAFKA_PROPERTIES` holds `key=value` lines, or one line of them separated by commas. A variable such as
-//! `KAFKA_SASL_USERNAME` sets the property `sasl.username` and comes before `KAFKA_PROPERTIES`. What the runtime's
+//! `KAFKA_SASL_USERNAME` sets the property `sasl.username` and comes before `KAFKA_PROPERTIES`. A variable that names no
+//! property is somebody else's, such as those that Kubernetes sets for a service called `kafka`. What the runtime's
 //! promises rest on is not for passing through.
 
 use std::collections::BTreeMap;
+
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
 
 use super::{Environment, Error, namespace};
 use crate::kafka;
 
 const BROKERS: &str = "KAFKA_BROKERS";
 const PROPERTIES: &str = "KAFKA_PROPERTIES";
-
-/// Variables that begin with `KAFKA_` and are somebody else's: those that Kubernetes sets for a service called `kafka`,
-/// and those of Kafka's own start scripts.
-const FOREIGN: &[&str] = &[
-    "KAFKA_PORT",
-    "KAFKA_SERVICE",
-    "KAFKA_HOME",
-    "KAFKA_OPTS",
-    "KAFKA_HEAP_OPTS",
-    "KAFKA_JMX",
-    "KAFKA_JVM",
-    "KAFKA_GC",
-    "KAFKA_LOG4J",
-    "KAFKA_VERSION",
-    "KAFKA_DEBUG_SUSPEND",
-];
 
 /// Properties that the runtime sets itself: the values that would change nothing, and what any other would break.
 const OWNED: &[(&str, &[&str], &str)] = &[
@@ -127,13 +116,28 @@ pub fn kafka(environment: &Environment) -> Result<kafka::Settings, Error> {
     if let Some(text) = environment.get(PROPERTIES) {
         for (property, value) in parse_properties(text)? {
             admit(PROPERTIES, &property, &value)?;
+            if !is_known(&property) {
+                return Err(Error::Invalid {
+                    variable: PROPERTIES.to_owned(),
+                    found: format!("naming `{property}`, which the Kafka client does not know"),
+                    wanted: "properties of librdkafka, such as `security.protocol=SASL_SSL`".to_owned(),
+                });
+            }
             properties.insert(property, value);
         }
     }
     for (name, value) in environment.iter() {
-        if let Some(property) = property_of(name).filter(|_| !value.is_empty()) {
-            admit(name, &property, value)?;
+        let Some(property) = property_of(name).filter(|_| !value.is_empty()) else {
+            continue;
+        };
+        admit(name, &property, value)?;
+        if is_known(&property) {
             properties.insert(property, value.to_owned());
+        } else {
+            tracing::warn!(
+                variable = name,
+                "names no property of the Kafka client; it is left alone"
+            );
         }
     }
     Ok(kafka::Settings {
@@ -149,16 +153,17 @@ pub fn kafka_variable(property: &str) -> String {
 }
 
 fn property_of(variable: &str) -> Option<String> {
-    if variable == BROKERS || variable == PROPERTIES {
-        return None;
-    }
-    let foreign = |prefix: &str| {
-        variable
-            .strip_prefix(prefix)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
-    };
     let name = variable.strip_prefix("KAFKA_").filter(|name| !name.is_empty())?;
-    (!FOREIGN.iter().any(|prefix| foreign(prefix))).then(|| name.to_lowercase().replace('_', "."))
+    (variable != BROKERS && variable != PROPERTIES).then(|| name.to_lowercase().replace('_', "."))
+}
+
+/// Whether librdkafka has `property`, with whatever values.
+fn is_known(property: &str) -> bool {
+    let alone = ClientConfig::from_iter([(property.to_owned(), String::new())]);
+    !matches!(
+        alone.create_native_config(),
+        Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..))
+    )
 }
 
 fn admit(variable: &str, property: &str, value: &str) -> Result<(), Error> {
@@ -267,9 +272,17 @@ mod tests {
             ("KAFKA_PORT_9092_TCP_ADDR", "10.0.0.1"),
             ("KAFKA_SERVICE_HOST", "10.0.0.1"),
             ("KAFKA_HEAP_OPTS", "-Xmx1G"),
+            ("KAFKA_BROKERS_PROXIED", "127.0.0.1:29092"),
         ])
         .unwrap();
         assert!(config.properties.is_empty(), "{config:?}");
+    }
+
+    #[test]
+    fn a_property_that_the_client_does_not_know_is_refused() {
+        let error = read(&[(PROPERTIES, "linger.ms=1,sasl.usernam=s3cret")]).expect_err("misspelt");
+        assert!(error.to_string().contains("sasl.usernam"), "{error}");
+        assert!(!error.to_string().contains("s3cret"), "{error}");
     }
 
     #[test]

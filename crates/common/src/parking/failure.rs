@@ -78,7 +78,7 @@ impl Failure {
 }
 
 /// An error and all its sources, as one text.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

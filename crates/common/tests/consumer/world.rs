@@ -61,7 +61,6 @@ impl World {
         .await;
         let namespace = testkit::namespace();
         let settings = Settings {
-            namespace: Some(namespace.clone()),
             database_url: database.url().to_owned(),
             pool_size: 6,
             kafka: kafka::Settings {
@@ -219,7 +218,10 @@ impl World {
                 .unwrap();
             let client = self.pool.get().await.unwrap();
             let ours = common::inbox::offsets(&client, "taster").await.unwrap();
-            let ours: Vec<(i32, i64)> = ours.into_iter().map(|(_, partition, next)| (partition, next)).collect();
+            let ours: Vec<(i32, i64)> = ours
+                .into_iter()
+                .map(|((_, partition), next)| (partition, next))
+                .collect();
             let open: Vec<_> = ends
                 .iter()
                 .filter(|end| end.end > 0 && !ours.contains(&(end.partition, end.end)))

@@ -74,17 +74,7 @@ impl History {
             service,
             rows: Box::pin(rows.fuse()),
             ahead: None,
-            trail: Trail {
-                service,
-                index,
-                stream: String::new(),
-                version: 0,
-                place: None,
-                streams: 0,
-                events: 0,
-                missing: HashMap::new(),
-                missing_more: 0,
-            },
+            trail: Trail::of(service, index),
         }
     }
 
@@ -166,7 +156,6 @@ pub(super) enum Read<E> {
 }
 
 impl Trail {
-    #[cfg(test)]
     fn of(service: &'static str, index: Index) -> Self {
         Self {
             service,

@@ -1,9 +1,7 @@
 //! `rondo dlq show`: one dead letter, as its writer meant it if that can be told, else byte by byte.
 
-use std::error::Error as _;
-
 use anyhow::{Context as _, Result};
-use common::codec::{Codec, DecodeError, split};
+use common::codec::{Codec, split};
 use common::parking::{self, DeadLetter, Queued};
 use rdkafka::message::Headers as _;
 use serde_json::{Map, Value, json};
@@ -54,17 +52,7 @@ pub(super) async fn run(target: &Target, id: LetterId) -> Result<Verdict> {
 /// What the value says, or why it cannot be told.
 async fn said(codec: &Codec, letter: &DeadLetter) -> Result<Value, String> {
     let value = letter.record.value.as_deref().unwrap_or_default();
-    codec.to_json(value).await.map_err(|error| chain(&error))
-}
-
-fn chain(error: &DecodeError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
+    codec.to_json(value).await.map_err(|error| parking::chain(&error))
 }
 
 fn print(id: LetterId, letter: &DeadLetter, said: &Result<Value, String>, behind: &[Queued]) {
