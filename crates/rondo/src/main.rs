@@ -9,7 +9,7 @@ use common::config::{self, Environment};
 use common::telemetry::{self, Level};
 use contracts::service::SERVICES;
 use contracts::topics::PARTITIONS_DEFAULT;
-use rondo::cli::{GlobalArgs, Target, audit, dlq, inventory, orders, saga};
+use rondo::cli::{GlobalArgs, Target, audit, bench, dlq, inventory, orders, saga};
 use rondo::{init, serve};
 
 /// Event-sourced order sagas on Kafka and Postgres.
@@ -72,6 +72,8 @@ enum Command {
     Dlq(dlq::Command),
     /// Prove that no money, no goods and no event was made or lost
     Audit(audit::Args),
+    /// Measure how many orders a second a running installation brings to their end
+    Bench(bench::Args),
     /// Ask a URL whether it is well: exit status 0 or 1
     Health {
         /// For example http://127.0.0.1:8080/readyz
@@ -106,6 +108,7 @@ async fn run(Arguments { global, command }: Arguments) -> Result<ExitCode> {
         Command::Inventory(command) => inventory::run(command, &Target::locate(&global)?).await?,
         Command::Saga(command) => saga::run(command, &Target::locate(&global)?).await?,
         Command::Dlq(command) => dlq::run(command, &Target::locate(&global)?).await?,
+        Command::Bench(args) => bench::run(args, &Target::locate(&global)?).await?,
         Command::Audit(args) => audit::run(args, &Target::locate(&global)?).await?,
     };
     Ok(verdict.into())

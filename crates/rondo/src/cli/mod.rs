@@ -22,6 +22,8 @@ pub mod dlq;
 
 pub mod audit;
 
+pub mod bench;
+
 pub use output::Output;
 pub use target::{GlobalArgs, Target};
 

@@ -56,7 +56,9 @@ use history::{History, Read, Trail};
 use judge::{Case, Clock, judge};
 use ledger::{Ledger, Row};
 use log::{Found, Log};
-use report::{Check, Report};
+use report::Check;
+
+pub(super) use report::Report;
 
 /// How often to look whether every order has ended.
 const IDLE_POLL: Duration = Duration::from_millis(500);
@@ -79,12 +81,40 @@ pub struct Args {
     strict: bool,
 }
 
+impl Args {
+    /// After a run of load: everything must have ended, and nothing may be set aside.
+    pub(super) fn after_a_run() -> Self {
+        Self {
+            settle: 30,
+            wait_idle: Some(60),
+            strict: true,
+        }
+    }
+}
+
 /// Audits the installation.
 ///
 /// # Errors
 /// Something cannot be read; that is no verdict.
 pub async fn run(args: Args, target: &Target) -> Result<Verdict> {
     let started = Instant::now();
+    let report = examine(args, target).await?;
+    match target.output() {
+        Output::Json => output::json(&report.as_json()),
+        Output::Table => {
+            report.print();
+            let elapsed = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            output::line(output::dim(format_args!("in {}", output::span(elapsed.cast_signed()))));
+        }
+    }
+    Ok(Verdict::of(report.is_clean()))
+}
+
+/// What the audit finds.
+///
+/// # Errors
+/// Something cannot be read; that is no verdict.
+pub(super) async fn examine(args: Args, target: &Target) -> Result<Report> {
     let mut report = Report::default();
     if !args.strict {
         report.only_warn(Check::Stuck);
@@ -111,16 +141,7 @@ pub async fn run(args: Args, target: &Target) -> Result<Verdict> {
     )
     .await?;
     set_aside(&databases, &mut report).await?;
-
-    match target.output() {
-        Output::Json => output::json(&report.as_json()),
-        Output::Table => {
-            report.print();
-            let elapsed = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-            output::line(output::dim(format_args!("in {}", output::span(elapsed.cast_signed()))));
-        }
-    }
-    Ok(Verdict::of(report.is_clean()))
+    Ok(report)
 }
 
 /// One connection for each snapshot: orders is read twice.

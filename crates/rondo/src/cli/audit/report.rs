@@ -138,7 +138,7 @@ struct Section {
 
 /// What the audit came to.
 #[derive(Debug, Default)]
-pub(super) struct Report {
+pub(in crate::cli) struct Report {
     sections: std::collections::BTreeMap<Check, Section>,
     notes: Vec<String>,
 }
@@ -172,7 +172,7 @@ impl Report {
     }
 
     /// Whether nothing is wanting.
-    pub(super) fn is_clean(&self) -> bool {
+    pub(in crate::cli) fn is_clean(&self) -> bool {
         self.sections
             .values()
             .all(|section| section.findings == 0 || section.only_a_warning)
@@ -192,7 +192,7 @@ impl Report {
     }
 
     /// Prints it for people.
-    pub(super) fn print(&self) {
+    pub(in crate::cli) fn print(&self) {
         for (check, section) in self.shown() {
             let title = check.title();
             let mark = match (section.findings, section.only_a_warning) {
