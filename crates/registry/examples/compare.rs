@@ -80,7 +80,7 @@ fn corpus(file: &'static str) -> Result<Vec<Value>> {
 
 /// Schemas to register, good and bad.
 fn schemas() -> Result<Vec<(String, Vec<Step>)>> {
-    let cases = corpus(include_str!("../tests/java_avro/schemas.ndjson"))?;
+    let cases = corpus(include_str!("../../avro/tests/java_avro/schemas.ndjson"))?;
     let steps = |case: &Value| vec![("POST", "/subjects/{s}/versions", json!({ "schema": case["schema"] }))];
     Ok(cases
         .iter()
@@ -90,7 +90,7 @@ fn schemas() -> Result<Vec<(String, Vec<Step>)>> {
 
 /// Changes of schemas.
 fn changes() -> Result<Vec<(String, Vec<Step>)>> {
-    let cases = corpus(include_str!("../tests/java_avro/pairs.ndjson"))?;
+    let cases = corpus(include_str!("../../avro/tests/java_avro/pairs.ndjson"))?;
     let steps = |case: &Value| {
         vec![
             ("POST", "/subjects/{s}/versions", json!({ "schema": case["writer"] })),

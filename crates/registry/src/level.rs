@@ -1,6 +1,6 @@
 //! Compatibility levels: which earlier versions a new schema is held against, and who must read whom.
 
-use crate::avro::{Schema, check};
+use avro::{Schema, check};
 
 /// The longest old schema that a message repeats in full, in bytes.
 const QUOTED_BYTES_MAX: usize = 10 * 1024;

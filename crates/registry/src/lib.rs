@@ -10,7 +10,6 @@
 //! Everything lives in the database, so any number of processes may serve one registry. `docs/registry.md` says what is
 //! answered and where it differs from others.
 
-pub mod avro;
 mod error;
 mod http;
 mod level;
@@ -23,6 +22,7 @@ mod subjects;
 use common::migrate::{self, Migration};
 use tokio_postgres::Client;
 
+pub use ::avro;
 pub use http::router;
 pub use level::{Earlier, Level};
 

@@ -3,12 +3,12 @@
 use deadpool_postgres::{GenericClient, Pool};
 use serde::Deserialize;
 
-use crate::avro::{Defaults, Schema, parse};
 use crate::error::Error;
 use crate::level::Earlier;
 use crate::mode::Mode;
 use crate::settings;
 use crate::store::{self, Version};
+use avro::{Defaults, Schema, parse};
 
 /// A schema as it comes in a request. What Confluent also takes, metadata and rules, is read past.
 #[derive(Debug, Default, Deserialize)]
@@ -70,7 +70,7 @@ struct Read {
 
 fn read(text: &str, defaults: Defaults, normalize: bool) -> Result<Read, Error> {
     let schema = parse(text, defaults).map_err(|error| match error {
-        crate::avro::Error::TooLarge(_) => Error::SchemaTooLarge,
+        avro::Error::TooLarge(_) => Error::SchemaTooLarge,
         other => Error::InvalidSchema(format!("Invalid schema of type AVRO, details: {other}")),
     })?;
     let schema = if normalize { schema.normalized() } else { schema };

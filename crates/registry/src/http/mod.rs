@@ -20,7 +20,7 @@ use serde_json::json;
 use crate::error::Error;
 
 /// The longest request body: a schema of the longest kind, with every character escaped.
-const BODY_BYTES_MAX: usize = 4 * crate::avro::SCHEMA_BYTES_MAX;
+const BODY_BYTES_MAX: usize = 4 * avro::SCHEMA_BYTES_MAX;
 
 /// The registry's API on `pool`, whose database has been [migrated](crate::migrate).
 ///

@@ -87,15 +87,20 @@ impl Incompatibility {
     }
 }
 
+/// Whether everything of the writer's type `writer_id` can be read as the reader's type `reader_id`.
+pub(super) fn reads(reader: &Schema, reader_id: NodeId, writer: &Schema, writer_id: NodeId) -> bool {
+    let mut checker = Checker::new(reader, writer);
+    checker.pair(None, reader_id, writer_id).is_empty() && checker.ambiguous.is_none()
+}
+
+/// Whether a reader's named type is meant where a writer's is written: by its last name, or by an alias.
+pub(super) fn named_alike(reader: &Name, aliases: &[Name], writer: &Name) -> bool {
+    reader.simple == writer.simple || aliases.iter().any(|alias| alias.full == writer.full)
+}
+
 /// Checks that all data written with `writer` can be read with `reader`, and returns what stands in the way.
 pub fn check(reader: &Schema, writer: &Schema) -> Vec<Incompatibility> {
-    let mut checker = Checker {
-        reader,
-        writer,
-        verdicts: HashMap::new(),
-        location: Vec::new(),
-        ambiguous: None,
-    };
+    let mut checker = Checker::new(reader, writer);
     let found = checker.pair(None, reader.root, writer.root);
     // An ambiguity makes the whole check fail, wherever it was met.
     checker.ambiguous.map_or(found, |ambiguous| vec![ambiguous])
@@ -110,7 +115,17 @@ struct Checker<'a> {
     ambiguous: Option<Incompatibility>,
 }
 
-impl Checker<'_> {
+impl<'a> Checker<'a> {
+    fn new(reader: &'a Schema, writer: &'a Schema) -> Self {
+        Self {
+            reader,
+            writer,
+            verdicts: HashMap::new(),
+            location: Vec::new(),
+            ambiguous: None,
+        }
+    }
+
     /// Checks one pair at `step` below the present location; a pair is compatible until proven otherwise.
     fn pair(&mut self, step: Option<&str>, reader: NodeId, writer: NodeId) -> Vec<Incompatibility> {
         if let Some(verdict) = self.verdicts.get(&(reader, writer)) {
@@ -195,7 +210,7 @@ impl Checker<'_> {
     }
 
     fn names(&self, reader: &Name, aliases: &[Name], writer: &Name) -> Vec<Incompatibility> {
-        if reader.simple == writer.simple || aliases.iter().any(|alias| alias.full == writer.full) {
+        if named_alike(reader, aliases, writer) {
             return Vec::new();
         }
         vec![self.found_at("name", Reason::NameMismatch, format!("expected: {}", writer.full))]
@@ -274,7 +289,7 @@ impl Checker<'_> {
     }
 }
 
-fn promotes(from: Primitive, to: Primitive) -> bool {
+pub(super) fn promotes(from: Primitive, to: Primitive) -> bool {
     use Primitive::{Bytes, Double, Float, Int, Long, String};
     from == to
         || matches!(

@@ -420,7 +420,7 @@ impl<'a> Writer<'a> {
 
 #[cfg(test)]
 mod tests {
-    use crate::avro::{Defaults, parse};
+    use crate::{Defaults, parse};
 
     fn canonical(text: &str) -> String {
         parse(text, Defaults::Checked).unwrap().canonical()

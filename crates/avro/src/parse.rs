@@ -478,7 +478,7 @@ fn java_double(text: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::avro::{NESTING_MAX, check};
+    use crate::{NESTING_MAX, check};
 
     #[test]
     fn an_old_schema_may_have_a_default_of_another_type() {

@@ -7,7 +7,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use registry::avro::{Defaults, Reason, check, parse};
+use avro::{Defaults, Reason, check, parse};
 use serde_json::Value;
 
 fn cases(file: &'static str) -> impl Iterator<Item = Value> {
