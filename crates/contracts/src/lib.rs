@@ -11,3 +11,5 @@ pub mod payments;
 
 pub mod service;
 pub mod topics;
+
+mod upcast;

@@ -6,10 +6,16 @@
 use common::event::StreamId;
 use serde::{Deserialize, Serialize};
 
+use crate::upcast;
+
 common::events! {
     /// Everything that orders says.
     pub enum Event on "orders.events" in "rondo.orders" {
-        OrderPlaced { 1 => "../../../schemas/orders/OrderPlaced.v1.avsc" },
+        OrderPlaced {
+            1 => "../../../schemas/orders/OrderPlaced.v1.avsc",
+            2 => "../../../schemas/orders/OrderPlaced.v2.avsc",
+            3 => "../../../schemas/orders/OrderPlaced.v3.avsc",
+        },
         PaymentNoted { 1 => "../../../schemas/orders/PaymentNoted.v1.avsc" },
         StockNoted { 1 => "../../../schemas/orders/StockNoted.v1.avsc" },
         OrderConfirmed { 1 => "../../../schemas/orders/OrderConfirmed.v1.avsc" },
@@ -44,7 +50,7 @@ impl Event {
 }
 
 /// An order was accepted; payments and inventory start on it in parallel.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderPlaced {
     /// The order's id, a UUID as text.
     pub order_id: String,
@@ -68,6 +74,14 @@ pub struct OrderPlaced {
     pub decide_by_unix_ms: i64,
     /// When the order must have ended, in milliseconds since the Unix epoch; past it the order is stuck.
     pub settle_by_unix_ms: i64,
+    /// Where the order was placed: web unless the customer's request said otherwise.
+    #[serde(default = "upcast::order_placed::channel")]
+    pub channel: String,
+    /// What the customer asks whoever packs or delivers, if anything.
+    pub note: Option<String>,
+    /// Words by which the caller sorts its orders; Rondo gives them no meaning.
+    #[serde(default = "upcast::order_placed::tags")]
+    pub tags: Vec<String>,
 }
 
 /// An answer of payments joined the order.

@@ -10,10 +10,16 @@ common::events! {
     /// Everything that payments says.
     pub enum Event on "payments.events" in "rondo.payments" {
         PaymentIntentOpened { 1 => "../../../schemas/payments/PaymentIntentOpened.v1.avsc" },
-        PaymentAttempted { 1 => "../../../schemas/payments/PaymentAttempted.v1.avsc" },
+        PaymentAttempted {
+            1 => "../../../schemas/payments/PaymentAttempted.v1.avsc",
+            2 => "../../../schemas/payments/PaymentAttempted.v2.avsc",
+        },
         PaymentCancelRequested { 1 => "../../../schemas/payments/PaymentCancelRequested.v1.avsc" },
         PaymentAuthorized { 1 => "../../../schemas/payments/PaymentAuthorized.v1.avsc" },
-        PaymentDeclined { 1 => "../../../schemas/payments/PaymentDeclined.v1.avsc" },
+        PaymentDeclined {
+            1 => "../../../schemas/payments/PaymentDeclined.v1.avsc",
+            2 => "../../../schemas/payments/PaymentDeclined.v2.avsc",
+        },
         PaymentCaptured { 1 => "../../../schemas/payments/PaymentCaptured.v1.avsc" },
         PaymentCaptureFailed { 1 => "../../../schemas/payments/PaymentCaptureFailed.v1.avsc" },
         PaymentVoided { 1 => "../../../schemas/payments/PaymentVoided.v1.avsc" },
@@ -66,7 +72,7 @@ pub struct PaymentAttempted {
     /// The order's id, a UUID as text.
     pub order_id: String,
     /// Which try it was, counted from 1.
-    pub attempt: i32,
+    pub attempt: i64,
     /// What the gateway did, for people.
     pub outcome: String,
     /// When it is tried again, in milliseconds since the Unix epoch.
@@ -169,6 +175,8 @@ pub enum DeclineReason {
     Unavailable,
     /// The order had been cancelled before it was seen.
     Cancelled,
+    /// The card that the token stands for is past its date.
+    ExpiredCard,
     /// A symbol that a newer writer knows and this build does not.
     #[serde(other)]
     Unknown,

@@ -180,7 +180,11 @@ fn reason(cause: Cause, payment: &Payment, stock: &Stock) -> Cause {
     match (cause, &payment.authorization, &stock.reservation) {
         (Cause::CustomerRequest, _, _) => Cause::CustomerRequest,
         (Cause::Deadline, _, _) => Cause::Deadline,
-        (_, Some(Authorization::Declined(Decline::ByIssuer | Decline::InsufficientFunds)), _) => Cause::PaymentDeclined,
+        (
+            _,
+            Some(Authorization::Declined(Decline::ByIssuer | Decline::InsufficientFunds | Decline::ExpiredCard)),
+            _,
+        ) => Cause::PaymentDeclined,
         (_, _, Some(Reservation::Rejected(Refusal::Shortage(_)))) => Cause::OutOfStock,
         (Cause::PaymentDeclined | Cause::OutOfStock, _, _) => cause,
     }

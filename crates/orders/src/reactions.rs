@@ -96,6 +96,7 @@ fn answer_of_payments(event: &PaymentsEvent) -> Option<Input> {
                 DeclineReason::InsufficientFunds => Decline::InsufficientFunds,
                 DeclineReason::Unavailable => Decline::Unavailable,
                 DeclineReason::Cancelled => Decline::Cancelled,
+                DeclineReason::ExpiredCard => Decline::ExpiredCard,
             }))
         }
         PaymentsEvent::PaymentCaptured(_) => PaymentAnswer::Capture(Capture::Captured),

@@ -167,6 +167,9 @@ fn placed(order_id: String, request: &Request, decide_by: Timestamp, settle_by: 
         request_hash: request.request_hash.to_string(),
         decide_by_unix_ms: decide_by.as_millisecond(),
         settle_by_unix_ms: settle_by.as_millisecond(),
+        channel: request.channel.to_string(),
+        note: request.note.as_deref().map(str::to_owned),
+        tags: request.tags.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -183,6 +186,9 @@ fn request(event: &wire::OrderPlaced) -> Request {
         total_minor: event.total_minor,
         payment_method: event.payment_method.as_str().into(),
         reference: event.reference.as_deref().map(Into::into),
+        channel: event.channel.as_str().into(),
+        note: event.note.as_deref().map(Into::into),
+        tags: event.tags.iter().map(|tag| tag.as_str().into()).collect(),
         idempotency_key: event.idempotency_key.as_deref().map(Into::into),
         request_hash: event.request_hash.as_str().into(),
     }

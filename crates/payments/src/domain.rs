@@ -133,6 +133,8 @@ pub enum DeclineReason {
     Unavailable,
     /// The order was cancelled before it was seen here.
     Cancelled,
+    /// The card is past its date.
+    ExpiredCard,
 }
 
 impl From<Refusal> for DeclineReason {
@@ -140,6 +142,7 @@ impl From<Refusal> for DeclineReason {
         match refusal {
             Refusal::Declined => Self::Declined,
             Refusal::InsufficientFunds => Self::InsufficientFunds,
+            Refusal::ExpiredCard => Self::ExpiredCard,
         }
     }
 }

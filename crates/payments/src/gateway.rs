@@ -9,6 +9,7 @@
 //! | `tok_visa`               | approved at once                   | done                | done                |
 //! | `tok_declined`           | refused at once                    |                     |                     |
 //! | `tok_insufficient_funds` | refused at once, with that reason  |                     |                     |
+//! | `tok_expired_card`       | refused at once, with that reason  |                     |                     |
 //! | `tok_timeout`            | never answers                      |                     |                     |
 //! | `tok_unavailable`        | fails every time, surely unheard   |                     |                     |
 //! | `tok_capture_fails`      | approved at once                   | fails once, then done | done              |
@@ -66,6 +67,8 @@ pub enum Refusal {
     Declined,
     /// The customer has not enough money.
     InsufficientFunds,
+    /// The card is past its date.
+    ExpiredCard,
 }
 
 /// What the gateway says in process, without a try over the network.
@@ -116,6 +119,7 @@ pub fn authorize(method: &Method) -> Verdict {
     match method.as_str() {
         "tok_visa" | "tok_capture_fails" | "tok_refund_fails" => Verdict::Approved,
         "tok_insufficient_funds" => Verdict::Refused(Refusal::InsufficientFunds),
+        "tok_expired_card" => Verdict::Refused(Refusal::ExpiredCard),
         "tok_timeout" | "tok_unavailable" => Verdict::Unanswered,
         _ => Verdict::Refused(Refusal::Declined),
     }

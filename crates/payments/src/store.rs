@@ -118,6 +118,7 @@ fn reason(state: &State) -> Option<&str> {
         State::Declined(DeclineReason::InsufficientFunds) => Some("insufficient_funds"),
         State::Declined(DeclineReason::Unavailable) => Some("unavailable"),
         State::Declined(DeclineReason::Cancelled) | State::Tombstone => Some("cancelled"),
+        State::Declined(DeclineReason::ExpiredCard) => Some("expired_card"),
         State::CaptureFailed { reason, .. } | State::RefundFailed { reason, .. } => Some(reason),
         State::Unseen
         | State::Pending(_)

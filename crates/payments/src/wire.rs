@@ -25,7 +25,7 @@ pub fn from_domain(order_id: &str, event: &Event) -> wire::Event {
             retry_at,
         } => wire::PaymentAttempted {
             order_id,
-            attempt: attempt.cast_signed(),
+            attempt: i64::from(*attempt),
             outcome: silence_text(*silence).to_owned(),
             retry_at_unix_ms: retry_at.as_millisecond(),
         }
@@ -45,6 +45,7 @@ pub fn from_domain(order_id: &str, event: &Event) -> wire::Event {
                 DeclineReason::InsufficientFunds => wire::DeclineReason::InsufficientFunds,
                 DeclineReason::Unavailable => wire::DeclineReason::Unavailable,
                 DeclineReason::Cancelled => wire::DeclineReason::Cancelled,
+                DeclineReason::ExpiredCard => wire::DeclineReason::ExpiredCard,
             },
         }
         .into(),
@@ -90,7 +91,8 @@ pub fn to_domain(event: &wire::Event, at: Timestamp) -> Event {
             at: instant(event.opened_unix_ms),
         },
         wire::Event::PaymentAttempted(event) => Event::Attempted {
-            attempt: event.attempt.cast_unsigned(),
+            // No intent is tried as often as does not fit.
+            attempt: u32::try_from(event.attempt).unwrap_or(i32::MAX.cast_unsigned()),
             silence: silence(&event.outcome),
             retry_at: instant(event.retry_at_unix_ms),
         },
@@ -102,6 +104,7 @@ pub fn to_domain(event: &wire::Event, at: Timestamp) -> Event {
             wire::DeclineReason::InsufficientFunds => DeclineReason::InsufficientFunds,
             wire::DeclineReason::Unavailable => DeclineReason::Unavailable,
             wire::DeclineReason::Cancelled => DeclineReason::Cancelled,
+            wire::DeclineReason::ExpiredCard => DeclineReason::ExpiredCard,
             // A reason that a newer build gave is still a no.
             wire::DeclineReason::Declined | wire::DeclineReason::Unknown => DeclineReason::Declined,
         }),
@@ -188,6 +191,7 @@ mod tests {
             Event::Declined(DeclineReason::InsufficientFunds),
             Event::Declined(DeclineReason::Unavailable),
             Event::Declined(DeclineReason::Cancelled),
+            Event::Declined(DeclineReason::ExpiredCard),
             Event::Captured(paid.clone()),
             Event::CaptureFailed { reason: "no".into() },
             Event::Voided { held: None },

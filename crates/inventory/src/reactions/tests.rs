@@ -31,6 +31,7 @@ fn placed(lines: &[(&str, i64)]) -> OrderPlaced {
         request_hash: String::new(),
         decide_by_unix_ms: 60_000,
         settle_by_unix_ms: 600_000,
+        ..OrderPlaced::default()
     }
 }
 

@@ -76,6 +76,8 @@ pub enum Decline {
     Unavailable,
     /// Payments was told to cancel before it saw the order, and so refused it.
     Cancelled,
+    /// The card is past its date.
+    ExpiredCard,
 }
 
 /// Whether the held money was taken.
@@ -229,15 +231,21 @@ impl Decline {
             Self::InsufficientFunds => "insufficient_funds",
             Self::Unavailable => "unavailable",
             Self::Cancelled => "cancelled",
+            Self::ExpiredCard => "expired_card",
         }
     }
 
     /// The reason with this [`name`](Self::name).
     pub(crate) fn named(name: &str) -> Self {
-        [Self::InsufficientFunds, Self::Unavailable, Self::Cancelled]
-            .into_iter()
-            .find(|decline| decline.name() == name)
-            .unwrap_or(Self::ByIssuer)
+        [
+            Self::InsufficientFunds,
+            Self::Unavailable,
+            Self::Cancelled,
+            Self::ExpiredCard,
+        ]
+        .into_iter()
+        .find(|decline| decline.name() == name)
+        .unwrap_or(Self::ByIssuer)
     }
 }
 
@@ -272,6 +280,7 @@ impl PaymentAnswer {
             Decline::InsufficientFunds,
             Decline::Unavailable,
             Decline::Cancelled,
+            Decline::ExpiredCard,
         ];
         let mut samples = vec![
             Self::Authorization(Authorization::Authorized),

@@ -303,7 +303,9 @@ impl World {
                 );
                 if untouched {
                     let expected = match self.verdicts {
-                        (Some(Decline::ByIssuer | Decline::InsufficientFunds), _) => Cause::PaymentDeclined,
+                        (Some(Decline::ByIssuer | Decline::InsufficientFunds | Decline::ExpiredCard), _) => {
+                            Cause::PaymentDeclined
+                        }
                         (_, true) => Cause::OutOfStock,
                         _ => Cause::PaymentDeclined,
                     };

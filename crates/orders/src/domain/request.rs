@@ -53,6 +53,12 @@ pub struct Request {
     pub payment_method: Box<str>,
     /// The customer's own name for the order.
     pub reference: Option<Box<str>>,
+    /// Where it was placed.
+    pub channel: Box<str>,
+    /// What the customer asks whoever packs or delivers.
+    pub note: Option<Box<str>>,
+    /// The caller's own words to sort orders by.
+    pub tags: Vec<Box<str>>,
     /// The idempotency key it came under.
     pub idempotency_key: Option<Box<str>>,
     /// SHA-256 over the request in its canonical form, in hex: whether two requests under one key are the same.

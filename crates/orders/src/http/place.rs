@@ -23,11 +23,22 @@ const QUANTITY_MAX: i64 = 1_000_000;
 const UNIT_PRICE_MINOR_MAX: i64 = 1_000_000_000_000;
 /// Most characters of a customer's own reference.
 const REFERENCE_LENGTH_MAX: usize = 128;
+/// Most characters of a channel's name.
+const CHANNEL_LENGTH_MAX: usize = 32;
+/// Where an order comes from that does not say.
+const CHANNEL: &str = "web";
+/// Most characters of a note.
+const NOTE_LENGTH_MAX: usize = 500;
+/// Most tags of one order.
+const TAGS_MAX: usize = 10;
+/// Most characters of a tag.
+const TAG_LENGTH_MAX: usize = 32;
 /// What can be paid with: the tokens that payment companies give for testing.
-const PAYMENT_METHODS: [&str; 7] = [
+const PAYMENT_METHODS: [&str; 8] = [
     "tok_visa",
     "tok_declined",
     "tok_insufficient_funds",
+    "tok_expired_card",
     "tok_timeout",
     "tok_unavailable",
     "tok_capture_fails",
@@ -46,13 +57,27 @@ pub(super) struct OrderBody {
     /// 1 to 100 lines. Lines of one SKU are summed.
     #[schema(min_items = 1, max_items = 100)]
     lines: Vec<LineBody>,
-    /// A test token: `tok_visa`, `tok_declined`, `tok_insufficient_funds`, `tok_timeout`, `tok_unavailable`,
-    /// `tok_capture_fails` or `tok_refund_fails`.
+    /// A test token: `tok_visa`, `tok_declined`, `tok_insufficient_funds`, `tok_expired_card`, `tok_timeout`,
+    /// `tok_unavailable`, `tok_capture_fails` or `tok_refund_fails`.
     #[schema(example = "tok_visa")]
     payment_method: String,
     /// The customer's own name for the order: up to 128 characters.
     #[schema(max_length = 128)]
     reference: Option<String>,
+    // Fields that came later are left out of the canonical form where they are absent: a request that was placed before
+    // they existed has the hash that it had then, and can be sent again under its key.
+    /// Where it is placed: 1 to 32 characters; `web` if absent.
+    #[schema(example = "app", min_length = 1, max_length = 32)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel: Option<String>,
+    /// What the customer asks whoever packs or delivers: up to 500 characters.
+    #[schema(max_length = 500)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+    /// The caller's own words to sort orders by: up to 10, of 1 to 32 characters each.
+    #[schema(max_items = 10)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tags: Vec<String>,
 }
 
 /// One line of what a customer orders.
@@ -131,12 +156,22 @@ fn checked(body: OrderBody, key: Option<IdempotencyKey>) -> Result<Request, Vec<
         let known = PAYMENT_METHODS.join(", ");
         errors.push(FieldError::new("payment_method", format!("must be one of {known}")));
     }
-    if let Some(Err(wrong)) = body
-        .reference
-        .as_deref()
-        .map(|text| printable(text, REFERENCE_LENGTH_MAX))
-    {
-        errors.push(FieldError::new("reference", wrong));
+    for (field, text, length_max) in [
+        ("reference", &body.reference, REFERENCE_LENGTH_MAX),
+        ("channel", &body.channel, CHANNEL_LENGTH_MAX),
+        ("note", &body.note, NOTE_LENGTH_MAX),
+    ] {
+        if let Some(Err(wrong)) = text.as_deref().map(|text| printable(text, length_max)) {
+            errors.push(FieldError::new(field, wrong));
+        }
+    }
+    if body.tags.len() > TAGS_MAX {
+        errors.push(FieldError::new("tags", format!("must have at most {TAGS_MAX} tags")));
+    }
+    for (index, tag) in body.tags.iter().take(TAGS_MAX).enumerate() {
+        if let Err(wrong) = printable(tag, TAG_LENGTH_MAX) {
+            errors.push(FieldError::new(format!("tags[{index}]"), wrong));
+        }
     }
     match (customer_id, currency, total) {
         (Ok(customer_id), Ok(currency), Ok(total_minor)) if errors.is_empty() => Ok(Request {
@@ -146,6 +181,9 @@ fn checked(body: OrderBody, key: Option<IdempotencyKey>) -> Result<Request, Vec<
             total_minor,
             payment_method: body.payment_method.into(),
             reference: body.reference.map(Into::into),
+            channel: body.channel.map_or_else(|| CHANNEL.into(), Into::into),
+            note: body.note.map(Into::into),
+            tags: body.tags.into_iter().map(Into::into).collect(),
             idempotency_key: key.map(|key| key.as_str().into()),
             request_hash: request_hash.into(),
         }),
@@ -256,6 +294,35 @@ mod tests {
             ["lines"],
             "the total is too large"
         );
+    }
+
+    #[test]
+    fn an_order_may_say_where_it_comes_from_and_what_it_wants() {
+        let plain = check(body()).unwrap();
+        assert_eq!((&*plain.channel, plain.note, plain.tags.len()), ("web", None, 0));
+        let mut full = body();
+        full["channel"] = json!("app");
+        full["note"] = json!("ring twice");
+        full["tags"] = json!(["gift", "b2b"]);
+        let full = check(full).unwrap();
+        assert_eq!(
+            (&*full.channel, full.note.as_deref(), full.tags.len()),
+            ("app", Some("ring twice"), 2)
+        );
+        let mut wrong = body();
+        wrong["channel"] = json!("");
+        wrong["note"] = json!("x".repeat(501));
+        wrong["tags"] = json!(vec![""; 11]);
+        let fields = wrong_fields(wrong);
+        assert_eq!(fields[..4], ["channel", "note", "tags", "tags[0]"]);
+    }
+
+    #[test]
+    fn a_request_from_before_a_field_existed_keeps_its_hash() {
+        // What the build before channel, note and tags recorded for this body.
+        let body: OrderBody = serde_json::from_value(body()).unwrap();
+        let then = r#"{"customer_id":"VINET","currency":"USD","lines":[{"sku":"NW-011","quantity":12,"unit_price_minor":1400}],"payment_method":"tok_visa","reference":null}"#;
+        assert_eq!(hash(&body), hex::encode(Sha256::digest(then)));
     }
 
     #[test]

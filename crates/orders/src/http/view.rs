@@ -39,6 +39,15 @@ pub struct OrderView {
     /// The customer's own name for the order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
+    /// Where it was placed.
+    #[schema(example = "web")]
+    pub channel: String,
+    /// What the customer asks whoever packs or delivers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// The caller's own words to sort orders by.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
     /// When it was placed.
     #[schema(value_type = String, format = DateTime)]
     pub placed_at: Timestamp,
@@ -160,6 +169,9 @@ impl OrderView {
             total_minor: request.total_minor,
             payment_method: request.payment_method.to_string(),
             reference: request.reference.as_deref().map(str::to_owned),
+            channel: request.channel.to_string(),
+            note: request.note.as_deref().map(str::to_owned),
+            tags: request.tags.iter().map(ToString::to_string).collect(),
             placed_at: order.placed_at,
             updated_at: order.updated_at,
             due_at: deadline(order),

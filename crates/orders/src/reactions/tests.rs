@@ -105,6 +105,7 @@ fn why_a_payment_was_declined_is_kept() {
         (DeclineReason::InsufficientFunds, Decline::InsufficientFunds),
         (DeclineReason::Unavailable, Decline::Unavailable),
         (DeclineReason::Cancelled, Decline::Cancelled),
+        (DeclineReason::ExpiredCard, Decline::ExpiredCard),
         (DeclineReason::Unknown, Decline::ByIssuer),
     ] {
         let event = contracts::payments::PaymentDeclined {

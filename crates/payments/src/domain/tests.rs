@@ -101,6 +101,11 @@ fn a_refused_card_is_declined_at_once_with_the_gateways_reason() {
         place("tok_insufficient_funds"),
         &[Event::Declined(DeclineReason::InsufficientFunds)],
     );
+    check(
+        &[],
+        place("tok_expired_card"),
+        &[Event::Declined(DeclineReason::ExpiredCard)],
+    );
     check(&[], place("tok_mislaid"), &[Event::Declined(DeclineReason::Declined)]);
 }
 

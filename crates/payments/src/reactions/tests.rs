@@ -30,6 +30,7 @@ fn placed(payment_method: &str) -> OrderPlaced {
         request_hash: String::new(),
         decide_by_unix_ms: 60_000,
         settle_by_unix_ms: 600_000,
+        ..OrderPlaced::default()
     }
 }
 

@@ -21,6 +21,9 @@ pub(crate) fn sample_request() -> Request {
         lines,
         payment_method: "tok_visa".into(),
         reference: Some("northwind-10248".into()),
+        channel: "app".into(),
+        note: Some("ring twice".into()),
+        tags: vec!["gift".into(), "b2b".into()],
         idempotency_key: Some("northwind-10248".into()),
         request_hash: "c0ffee".into(),
     }

@@ -42,6 +42,7 @@ fn placed() -> OrderEvent {
         request_hash: String::new(),
         decide_by_unix_ms: 60_000,
         settle_by_unix_ms: 600_000,
+        ..OrderPlaced::default()
     }
     .into()
 }
