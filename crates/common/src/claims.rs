@@ -18,8 +18,22 @@ struct Held {
 struct Inner {
     held: HashMap<(String, i32), Held>,
     fenced: Vec<(String, i32)>,
+    reset: Vec<Reset>,
     committing: bool,
     changes: u64,
+}
+
+/// An offset that was moved on purpose and taken up here; the group's committed offset is to follow it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reset {
+    /// With namespace.
+    pub topic: String,
+    /// Of the topic.
+    pub partition: i32,
+    /// The claim that took it up.
+    pub epoch: i64,
+    /// Where to.
+    pub next_offset: i64,
 }
 
 /// Shared by the consumer thread and the committer of one consumer.
@@ -98,6 +112,34 @@ impl Claims {
         self.lock().fenced.push((topic.to_owned(), partition));
     }
 
+    /// Somebody moved the offset on purpose, under a newer epoch: what was read before is dropped, and the consumer thread
+    /// goes on from there. Nothing if this process knows already, or does not hold the partition.
+    pub fn moved(&self, topic: &str, partition: i32, epoch: i64) {
+        let mut inner = self.lock();
+        let place = (topic.to_owned(), partition);
+        if inner.held.get(&place).is_some_and(|held| held.epoch < epoch) {
+            inner.held.remove(&place);
+            inner.changes += 1;
+            inner.fenced.push(place);
+        }
+    }
+
+    /// A moved offset was taken up.
+    pub fn took_up(&self, reset: Reset) {
+        self.lock().reset.push(reset);
+    }
+
+    /// Moved offsets that were taken up since the last call and are still held, for the group's offset to follow.
+    pub fn take_resets(&self) -> Vec<Reset> {
+        let mut inner = self.lock();
+        let mut resets = std::mem::take(&mut inner.reset);
+        resets.retain(|reset| {
+            let held = inner.held.get(&(reset.topic.clone(), reset.partition));
+            held.is_some_and(|held| held.epoch == reset.epoch)
+        });
+        resets
+    }
+
     /// Partitions refused since the last call, for the consumer thread to claim again if they are still its own.
     pub fn take_fenced(&self) -> Vec<(String, i32)> {
         std::mem::take(&mut self.lock().fenced)
@@ -146,6 +188,22 @@ mod tests {
         assert!(!claims.holds("t", 0, 1));
         claims.give_up("t", 0);
         assert!(!claims.holds("t", 0, 2));
+    }
+
+    #[test]
+    fn a_moved_offset_is_noticed_once_and_only_by_who_holds_the_partition() {
+        let claims = Claims::default();
+        claims.moved("t", 0, 2);
+        assert!(claims.take_fenced().is_empty());
+        claims.hold("t", 0, 1);
+        claims.moved("t", 0, 2);
+        claims.moved("t", 0, 2);
+        assert_eq!(claims.take_fenced(), [("t".to_owned(), 0)]);
+        assert!(!claims.holds("t", 0, 1));
+        // Taken up; a look at the database that is a moment old changes nothing.
+        claims.hold("t", 0, 3);
+        claims.moved("t", 0, 2);
+        assert!(claims.holds("t", 0, 3) && claims.take_fenced().is_empty());
     }
 
     #[test]

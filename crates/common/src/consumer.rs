@@ -20,13 +20,14 @@ use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
-use rdkafka::topic_partition_list::Offset;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::claims::Claims;
 use crate::committer::RECORDS_QUEUED_MAX;
+use crate::inbox;
 use crate::kafka;
 use crate::record::Record;
 
@@ -42,6 +43,10 @@ const QUEUE_WAIT: Duration = Duration::from_millis(500);
 const GROUP_COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a revocation waits for the open batch. The epoch fences it if that is not enough.
 const REVOKE_WAIT: Duration = Duration::from_secs(5);
+/// How often a partition that was claimed away is looked at again.
+const LOST_INTERVAL: Duration = Duration::from_millis(500);
+/// The session timeout of the group, unless the settings say otherwise.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often trouble that may pass is told.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
 /// How long one request to the broker may take.
@@ -63,7 +68,8 @@ pub enum Error {
     #[error(
         "group {group} has committed offset {committed} of {topic}/{partition}, but this database has only seen records \
          up to {ours}: it was restored from a backup, or it is the wrong one. Connect the right one. If it is the \
-         right one, stop all copies and delete the group with Kafka's own tools: the database's offset is the one that counts"
+         right one, its offset is the one that counts: `rondo offsets reset --group {group} --all-topics --to-current \
+         --execute` says so, and the group follows it"
     )]
     GroupAhead {
         /// The consumer group.
@@ -80,8 +86,8 @@ pub enum Error {
     /// The log no longer has the offset at which the database goes on.
     #[error(
         "{topic} no longer has the record at which group {group} goes on: the log was cut or created anew. \
-         Nothing was skipped. Stop all copies and set next_offset in the database's table offsets to where they shall go \
-         on; what took effect before will not do so again"
+         Nothing was skipped. Say where to go on by `rondo offsets reset --group {group} --topic TOPIC --to-earliest \
+         --execute`, or another target; what took effect before will not do so again"
     )]
     OutOfRange {
         /// The consumer group.
@@ -144,6 +150,15 @@ pub async fn run(
     outcome
 }
 
+/// A partition that the database says is not ours as we hold it.
+struct Lost {
+    topic: String,
+    partition: i32,
+    since: Instant,
+    /// Claimed again already; only reading from there has not begun.
+    claim: Option<inbox::Claim>,
+}
+
 struct Poller {
     consumer: BaseConsumer<Context>,
     group: String,
@@ -154,6 +169,11 @@ struct Poller {
     paused: bool,
     /// Polled, and not yet in the queue: one record, and those that a rebalance brought before they could be paused.
     waiting: VecDeque<Record>,
+    /// Claimed away or moved in the database, while the group still has them here.
+    lost: Vec<Lost>,
+    lost_looked_at: Instant,
+    /// After so long without a word from the group nobody is a member by mistake any more.
+    membership_certain: Duration,
     complained_at: Option<Instant>,
     group_offsets: HashMap<(String, i32), i64>,
     group_committed_at: Instant,
@@ -183,7 +203,7 @@ impl Poller {
         for (property, default) in [
             ("fetch.queue.backoff.ms", "10"),
             ("queued.max.messages.kbytes", "16384"),
-            ("session.timeout.ms", "10000"),
+            ("session.timeout.ms", &SESSION_TIMEOUT.as_millis().to_string()),
             ("heartbeat.interval.ms", "2000"),
         ] {
             if !settings.kafka.properties.contains_key(property) {
@@ -206,6 +226,9 @@ impl Poller {
             weight: Arc::new(Semaphore::new(RECORD_BYTES_QUEUED_MAX)),
             paused: false,
             waiting: VecDeque::new(),
+            lost: Vec::new(),
+            lost_looked_at: Instant::now(),
+            membership_certain: session_timeout(&settings.kafka) * 2,
             complained_at: None,
             group_offsets: HashMap::new(),
             group_committed_at: Instant::now(),
@@ -349,41 +372,89 @@ impl Poller {
 
     fn housekeeping(&mut self) {
         for (topic, partition) in self.claims.take_fenced() {
-            self.reclaim(&topic, partition);
+            let known = |lost: &Lost| lost.partition == partition && lost.topic == topic;
+            if !self.lost.iter().any(known) {
+                self.lost_looked_at = Instant::now() - LOST_INTERVAL;
+                self.lost.push(Lost {
+                    topic,
+                    partition,
+                    since: Instant::now(),
+                    claim: None,
+                });
+            }
+        }
+        if !self.lost.is_empty() && self.lost_looked_at.elapsed() >= LOST_INTERVAL {
+            self.lost_looked_at = Instant::now();
+            let mut lost = std::mem::take(&mut self.lost);
+            lost.retain_mut(|lost| !self.regain(lost));
+            self.lost = lost;
         }
         if self.group_committed_at.elapsed() >= GROUP_COMMIT_INTERVAL {
             self.group_committed_at = Instant::now();
+            self.follow_resets();
             commit_group(&self.consumer, &self.claims, CommitMode::Async, &mut self.group_offsets);
         }
     }
 
-    /// A partition was claimed away in the database. If it is still assigned here, somebody reset its offset: read on
-    /// from there.
-    fn reclaim(&self, topic: &str, partition: i32) {
-        let assigned = self
-            .consumer
-            .assignment()
-            .is_ok_and(|list| list.find_partition(topic, partition).is_some());
-        if !assigned {
-            return;
+    /// Claims a partition again that is still assigned here, and reads on from where the database says; `true` when there
+    /// is nothing more to do for it.
+    ///
+    /// At once if its offset was moved on purpose. If another copy claimed it, the group gave it to that copy and this one
+    /// has yet to hear so: claiming it back would take it from its owner. Only when a member that lost its place would
+    /// long have been told is it claimed all the same, for then whoever took it did so without the group.
+    fn regain(&self, lost: &mut Lost) -> bool {
+        let (topic, partition) = (lost.topic.as_str(), lost.partition);
+        let assignment = self.consumer.assignment();
+        let assigned = assignment.is_ok_and(|list| list.find_partition(topic, partition).is_some());
+        if !assigned || self.claims.epoch(topic, partition).is_some() {
+            return true;
         }
-        let Some(claim) = self.consumer.context().claim(topic, partition) else {
-            return;
+        if lost.claim.is_none() {
+            let by_force = lost.since.elapsed() >= self.membership_certain;
+            lost.claim = self.consumer.context().claim_again(topic, partition, by_force);
+        }
+        let Some(claim) = lost.claim else {
+            return false;
         };
-        self.claims.hold(topic, partition, claim.epoch);
         let start = claim.next_offset.map_or(Offset::Beginning, Offset::Offset);
-        match self.consumer.seek(topic, partition, start, REQUEST_TIMEOUT) {
-            Ok(()) => tracing::info!(topic, partition, offset = ?start, "the offset was moved; reading on from there"),
-            Err(error) => {
-                tracing::warn!(
-                    topic,
-                    partition,
-                    error = &error as &dyn std::error::Error,
-                    "seeking failed; trying again"
-                );
-                self.claims.give_up(topic, partition);
-                self.claims.fenced(topic, partition);
+        if let Err(error) = self.consumer.seek(topic, partition, start, REQUEST_TIMEOUT) {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(topic, partition, error, "seeking failed; trying again");
+            return false;
+        }
+        self.consumer.context().hold(topic, partition, claim);
+        tracing::info!(topic, partition, offset = ?start, "the offset was moved; reading on from there");
+        true
+    }
+
+    /// Lets the group's offsets follow those that were moved on purpose, and takes away the marks of those that have.
+    fn follow_resets(&mut self) {
+        for reset in self.claims.take_resets() {
+            let place = (reset.topic.clone(), reset.partition);
+            let mut moved = TopicPartitionList::new();
+            let committed = moved
+                .add_partition_offset(&reset.topic, reset.partition, Offset::Offset(reset.next_offset))
+                .and_then(|()| self.consumer.commit(&moved, CommitMode::Sync));
+            match committed {
+                Ok(()) if self.consumer.context().settle(&reset) => {
+                    self.group_offsets.insert(place, reset.next_offset);
+                }
+                // The mark stays, and with it the permission to be behind the group.
+                Ok(()) => self.claims.took_up(reset),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::debug!(error, "the group's offset cannot follow a reset yet");
+                    self.claims.took_up(reset);
+                }
             }
         }
     }
+}
+
+/// How long the group waits for a member that is silent.
+fn session_timeout(kafka: &kafka::Settings) -> Duration {
+    let given = kafka.properties.get("session.timeout.ms");
+    given
+        .and_then(|text| text.parse().ok())
+        .map_or(SESSION_TIMEOUT, Duration::from_millis)
 }

@@ -38,6 +38,8 @@ const RELAY_AGE_MAX: Duration = Duration::from_secs(2);
 const INPUT_AGE_MAX: Duration = Duration::from_secs(2);
 /// How often figures are taken that cost a query.
 const FIGURES_INTERVAL: Duration = Duration::from_secs(5);
+/// How often to look whether an offset was moved on purpose; a batch notices by itself.
+const RESETS_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the inbox gets its partitions for the months to come.
 const PARTITIONS_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -75,6 +77,7 @@ pub async fn run<M: Model>(
     let mut ticks = tokio::time::interval(clockwork.settings.interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut figures_at = Instant::now();
+    let mut resets_at = Instant::now();
     let mut partitions_at = Instant::now() + PARTITIONS_INTERVAL;
     loop {
         tokio::select! {
@@ -83,6 +86,12 @@ pub async fn run<M: Model>(
         }
         if let Err(error) = clockwork.turn(&shutdown).await {
             tracing::debug!(service = M::NAME, error, "the clockwork could not turn");
+        }
+        if resets_at <= Instant::now() {
+            resets_at = Instant::now() + RESETS_INTERVAL;
+            if let Err(error) = clockwork.resets().await {
+                tracing::debug!(service = M::NAME, error, "it is not known whether offsets were moved");
+            }
         }
         if figures_at <= Instant::now() {
             figures_at = Instant::now() + FIGURES_INTERVAL;
@@ -229,6 +238,11 @@ impl<M: Model> Clockwork<M> {
         }
         let client = self.pool.get().await.map_err(text)?;
         timers::settle(&client, stream, next).await.map_err(text)
+    }
+
+    async fn resets(&self) -> Result<(), String> {
+        let client = self.pool.get().await.map_err(text)?;
+        self.committer.notice_resets(&client).await.map_err(text)
     }
 
     async fn partitions(&self) -> Result<(), String> {

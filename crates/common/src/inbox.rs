@@ -2,6 +2,9 @@
 //!
 //! A claim of a partition raises its epoch; every batch moves the offset only under the epoch it was read with, in the
 //! same transaction as its effects. A copy that lost the partition without noticing therefore changes nothing.
+//!
+//! A reset moves the offset from outside, by `rondo offsets reset`: it raises the epoch too and marks the row, so that the
+//! copy which reads the partition finds out, claims it again and goes on at the new place.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,7 +12,7 @@ use deadpool_postgres::{GenericClient, Transaction};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
-use tokio_postgres::Error;
+use tokio_postgres::{Error, Row};
 use uuid::Uuid;
 
 /// How many months ahead of now the inbox has partitions of their own.
@@ -49,7 +52,27 @@ pub struct Claim {
     pub epoch: i64,
     /// Where to read from; `None` for a consumer that has never read this partition.
     pub next_offset: Option<i64>,
+    /// Somebody moved the offset on purpose, and the group's committed offset has not followed yet.
+    pub reset: bool,
 }
+
+/// Where a consumer goes on in one partition, as the database has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// With namespace.
+    pub topic: String,
+    /// Of the topic.
+    pub partition: i32,
+    /// `None` until a first batch was committed.
+    pub next_offset: Option<i64>,
+    /// Of the last claim or reset.
+    pub epoch: i64,
+    /// Whether it was moved on purpose and no copy has gone on from there yet.
+    pub waits_for_a_copy: bool,
+}
+
+/// An offset to which somebody moves a consumer: topic with namespace, partition, next offset.
+pub type Moved<'a> = (&'a str, i32, i64);
 
 /// Takes over a partition: whoever claimed it before can no longer move its offset.
 ///
@@ -60,14 +83,121 @@ pub async fn claim(client: &impl GenericClient, consumer: &str, topic: &str, par
         .query_one(
             "INSERT INTO offsets (consumer, topic, partition, epoch) VALUES ($1, $2, $3, 1)
              ON CONFLICT (consumer, topic, partition) DO UPDATE SET epoch = offsets.epoch + 1
-             RETURNING epoch, next_offset",
+             RETURNING epoch, next_offset, reset_epoch IS NOT NULL",
             &[&consumer, &topic, &partition],
         )
         .await?;
-    Ok(Claim {
+    Ok(claimed(&row))
+}
+
+/// Takes over a partition whose offset was moved on purpose, unless another copy has done so since: of several only one
+/// succeeds.
+///
+/// # Errors
+/// The database's.
+pub async fn claim_reset(
+    client: &impl GenericClient,
+    consumer: &str,
+    topic: &str,
+    partition: i32,
+) -> Result<Option<Claim>, Error> {
+    let row = client
+        .query_opt(
+            "UPDATE offsets SET epoch = epoch + 1
+             WHERE consumer = $1 AND topic = $2 AND partition = $3 AND epoch = reset_epoch
+             RETURNING epoch, next_offset, true",
+            &[&consumer, &topic, &partition],
+        )
+        .await?;
+    Ok(row.as_ref().map(claimed))
+}
+
+fn claimed(row: &Row) -> Claim {
+    Claim {
         epoch: row.get(0),
         next_offset: row.get(1),
-    })
+        reset: row.get(2),
+    }
+}
+
+/// Moves a consumer's offsets on purpose, all or none. Raises each epoch, so that a batch which is open now changes
+/// nothing, and marks each row for the copies that run.
+///
+/// # Errors
+/// The database's; a deadlock with open batches is to be tried again.
+pub async fn reset(client: &impl GenericClient, consumer: &str, moved: &[Moved<'_>]) -> Result<(), Error> {
+    let topics: Vec<&str> = moved.iter().map(|(topic, ..)| *topic).collect();
+    let partitions: Vec<i32> = moved.iter().map(|(_, partition, _)| *partition).collect();
+    let offsets: Vec<i64> = moved.iter().map(|(.., next_offset)| *next_offset).collect();
+    client
+        .execute(
+            "INSERT INTO offsets (consumer, topic, partition, next_offset, epoch, reset_epoch)
+             SELECT $1, topic, partition, next_offset, 1, 1
+             FROM unnest($2::text[], $3::int[], $4::bigint[]) AS moved (topic, partition, next_offset)
+             ORDER BY topic, partition
+             ON CONFLICT (consumer, topic, partition) DO UPDATE
+             SET next_offset = excluded.next_offset, epoch = offsets.epoch + 1, reset_epoch = offsets.epoch + 1",
+            &[&consumer, &topics, &partitions, &offsets],
+        )
+        .await?;
+    Ok(())
+}
+
+/// Takes the mark of a reset away: the group's committed offset has followed the claim of this epoch.
+///
+/// # Errors
+/// The database's.
+pub async fn settle_reset(
+    client: &impl GenericClient,
+    consumer: &str,
+    topic: &str,
+    partition: i32,
+    epoch: i64,
+) -> Result<(), Error> {
+    client
+        .execute(
+            "UPDATE offsets SET reset_epoch = NULL
+             WHERE consumer = $1 AND topic = $2 AND partition = $3 AND epoch = $4",
+            &[&consumer, &topic, &partition, &epoch],
+        )
+        .await?;
+    Ok(())
+}
+
+/// The partitions whose offset was moved on purpose and that no copy has taken up since, each with the epoch of its reset.
+///
+/// # Errors
+/// The database's.
+pub async fn resets(client: &impl GenericClient, consumer: &str) -> Result<Vec<(String, i32, i64)>, Error> {
+    let rows = client
+        .query(
+            "SELECT topic, partition, epoch FROM offsets WHERE consumer = $1 AND epoch = reset_epoch",
+            &[&consumer],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+}
+
+/// All places of `consumer`, in order of topic and partition.
+///
+/// # Errors
+/// The database's.
+pub async fn places(client: &impl GenericClient, consumer: &str) -> Result<Vec<Place>, Error> {
+    let rows = client
+        .query(
+            "SELECT topic, partition, next_offset, epoch, epoch IS NOT DISTINCT FROM reset_epoch
+             FROM offsets WHERE consumer = $1 ORDER BY topic, partition",
+            &[&consumer],
+        )
+        .await?;
+    let place = |row: &Row| Place {
+        topic: row.get(0),
+        partition: row.get(1),
+        next_offset: row.get(2),
+        epoch: row.get(3),
+        waits_for_a_copy: row.get(4),
+    };
+    Ok(rows.iter().map(place).collect())
 }
 
 /// Moves offsets under their epochs, and returns the partitions that somebody else has claimed since.

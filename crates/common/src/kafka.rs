@@ -3,6 +3,8 @@
 //! All questions to the broker are librdkafka's blocking calls, so they run on tokio's blocking threads, each with a
 //! time limit. Nothing here publishes or consumes for a service: see [`relay`](crate::relay) and the consumer.
 
+pub mod group;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

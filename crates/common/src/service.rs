@@ -37,6 +37,11 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "0002_missing_versions.sql",
         sql: include_str!("../../../migrations/common/0002_missing_versions.sql"),
     },
+    Migration {
+        version: 3,
+        name: "0003_deliberate_resets.sql",
+        sql: include_str!("../../../migrations/common/0003_deliberate_resets.sql"),
+    },
 ];
 
 /// How a service reaches the world, and its bounds.

@@ -9,7 +9,7 @@ use common::config::{self, Environment};
 use common::telemetry::{self, Level};
 use contracts::service::SERVICES;
 use contracts::topics::PARTITIONS_DEFAULT;
-use rondo::cli::{GlobalArgs, Target, audit, bench, dlq, inventory, orders, saga};
+use rondo::cli::{GlobalArgs, Target, audit, bench, dlq, inventory, offsets, orders, saga};
 use rondo::{init, serve};
 
 /// Event-sourced order sagas on Kafka and Postgres.
@@ -70,6 +70,9 @@ enum Command {
     /// See what could not be handled
     #[command(subcommand)]
     Dlq(dlq::Command),
+    /// See and move where services go on in the topics that they read
+    #[command(subcommand)]
+    Offsets(offsets::Command),
     /// Prove that no money, no goods and no event was made or lost
     Audit(audit::Args),
     /// Measure how many orders a second a running installation brings to their end
@@ -109,6 +112,7 @@ async fn run(Arguments { global, command }: Arguments) -> Result<ExitCode> {
         Command::Saga(command) => saga::run(command, &Target::locate(&global)?).await?,
         Command::Dlq(command) => dlq::run(command, &Target::locate(&global)?).await?,
         Command::Bench(args) => bench::run(args, &Target::locate(&global)?).await?,
+        Command::Offsets(command) => offsets::run(command, &Target::locate(&global)?).await?,
         Command::Audit(args) => audit::run(args, &Target::locate(&global)?).await?,
     };
     Ok(verdict.into())

@@ -20,7 +20,7 @@ mod versions;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::Pool;
+use deadpool_postgres::{GenericClient, Pool};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
@@ -28,6 +28,7 @@ use tracing::Span;
 use crate::claims::Claims;
 use crate::codec::Codec;
 use crate::event::{Cause, Envelope, StreamId};
+use crate::inbox;
 use crate::model::Model;
 use crate::parking::{Failure, Head, RetryPolicy, chain};
 use crate::pg;
@@ -164,6 +165,17 @@ impl<M: Model> Committer<M> {
         Ok((Arc::new(state), version))
     }
 
+    /// Looks whether somebody moved an offset on purpose while no batch was there to notice.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn notice_resets(&self, client: &impl GenericClient) -> Result<(), tokio_postgres::Error> {
+        for (topic, partition, epoch) in inbox::resets(client, M::NAME).await? {
+            self.claims.moved(&topic, partition, epoch);
+        }
+        Ok(())
+    }
+
     /// The model that this committer drives.
     pub fn model(&self) -> &Arc<M> {
         &self.model
@@ -261,13 +273,13 @@ impl<M: Model> Committer<M> {
         Ok(())
     }
 
-    /// Lets go of partitions that another copy has claimed.
+    /// Lets go of partitions that another copy has claimed, or whose offset was moved.
     fn give_up(&self, partitions: &[(String, i32)]) {
         for (topic, partition) in partitions {
             tracing::info!(
                 topic,
                 partition,
-                "another copy claimed this partition; its records are dropped"
+                "this partition was claimed or its offset moved; what was read of it is dropped"
             );
             self.claims.give_up(topic, *partition);
             self.claims.fenced(topic, *partition);

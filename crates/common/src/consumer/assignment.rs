@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::Pool;
+use deadpool_postgres::{Object, Pool};
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Error, REQUEST_TIMEOUT, REVOKE_WAIT, Settings};
-use crate::claims::Claims;
+use crate::claims::{Claims, Reset};
 use crate::inbox;
 use crate::telemetry::names;
 
@@ -74,6 +74,7 @@ impl Context {
                 .map(|element| element.offset());
             if let Some(Offset::Offset(theirs)) = group
                 && theirs > ours
+                && !claim.reset
             {
                 let _ = self.fatal.send(Error::GroupAhead {
                     group: self.settings.group.clone(),
@@ -84,7 +85,7 @@ impl Context {
                 });
                 return Ok(());
             }
-            self.claims.hold(topic, partition, claim.epoch);
+            self.hold(topic, partition, claim);
             starts.add_partition_offset(
                 topic,
                 partition,
@@ -118,6 +119,19 @@ impl Context {
         consumer.incremental_unassign(partitions)
     }
 
+    /// Records of this partition take effect from now on, and the group's offset follows one that was moved.
+    pub(super) fn hold(&self, topic: &str, partition: i32, claim: inbox::Claim) {
+        self.claims.hold(topic, partition, claim.epoch);
+        if let (true, Some(next_offset)) = (claim.reset, claim.next_offset) {
+            self.claims.took_up(Reset {
+                topic: topic.to_owned(),
+                partition,
+                epoch: claim.epoch,
+                next_offset,
+            });
+        }
+    }
+
     fn count(&self, partitions: usize) {
         metrics::counter!(names::CONSUMER_REBALANCES_TOTAL, "consumer" => self.settings.consumer)
             .increment(partitions as u64);
@@ -144,6 +158,40 @@ impl Context {
                 }
             }
         })
+    }
+}
+
+impl Context {
+    /// Claims a partition that was lost: one whose offset was moved on purpose, or any `by_force`. `None` if it is another
+    /// copy's, or the database does not answer.
+    pub(super) fn claim_again(&self, topic: &str, partition: i32, by_force: bool) -> Option<inbox::Claim> {
+        let consumer = self.settings.consumer;
+        let claimed = self.ask(async |client| {
+            let moved = inbox::claim_reset(client, consumer, topic, partition).await?;
+            match moved {
+                None if by_force => inbox::claim(client, consumer, topic, partition).await.map(Some),
+                moved => Ok(moved),
+            }
+        });
+        claimed.flatten()
+    }
+
+    /// Takes the mark of a reset away; whether that was done.
+    pub(super) fn settle(&self, reset: &Reset) -> bool {
+        let consumer = self.settings.consumer;
+        self.ask(async |client| inbox::settle_reset(client, consumer, &reset.topic, reset.partition, reset.epoch).await)
+            .is_some()
+    }
+
+    /// What the database answers, or `None` with a warning: whoever asks does so again.
+    fn ask<T>(&self, ask: impl AsyncFnOnce(&Object) -> Result<T, tokio_postgres::Error>) -> Option<T> {
+        let answer = self.runtime.block_on(async {
+            let client = self.pool.get().await.map_err(|error| error.to_string())?;
+            ask(&client).await.map_err(|error| error.to_string())
+        });
+        answer
+            .inspect_err(|error| tracing::warn!(error, "an offset that was moved cannot be taken up yet"))
+            .ok()
     }
 }
 

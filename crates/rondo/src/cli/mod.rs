@@ -1,4 +1,4 @@
-//! The verbs that talk to a running Rondo: orders, stock, sagas, dead letters and the audit.
+//! The verbs that talk to a running Rondo: orders, stock, sagas, dead letters, offsets and the audit.
 //!
 //! ```text
 //!   arguments ─► Target (which installation) ─► HTTP for what changes something
@@ -19,6 +19,8 @@ pub mod orders;
 pub mod saga;
 
 pub mod dlq;
+
+pub mod offsets;
 
 pub mod audit;
 

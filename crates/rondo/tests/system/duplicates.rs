@@ -11,7 +11,7 @@ use crate::shop::{PATIENCE, SERVICES, Shop, counted, order_of};
 const TOPICS: [&str; 3] = ["orders.events", "payments.events", "inventory.events"];
 
 /// All that an effect could show in, by service.
-async fn books(shop: &Shop) -> BTreeMap<&'static str, Vec<String>> {
+pub(crate) async fn books(shop: &Shop) -> BTreeMap<&'static str, Vec<String>> {
     let mut books = BTreeMap::new();
     for service in SERVICES {
         let client = shop.database(service).client().await;
@@ -31,7 +31,7 @@ async fn books(shop: &Shop) -> BTreeMap<&'static str, Vec<String>> {
 }
 
 /// Waits until every consumer has read all that its topics hold now.
-async fn until_all_is_read(shop: &Shop) {
+pub(crate) async fn until_all_is_read(shop: &Shop) {
     for topic in TOPICS {
         let topic = shop.topic(topic);
         let mut ends = BTreeMap::new();

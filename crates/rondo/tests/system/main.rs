@@ -16,6 +16,7 @@ mod garbage;
 mod hot_sku;
 mod keys;
 mod late_commit;
+mod offsets;
 mod outages;
 mod saga;
 mod stuck;

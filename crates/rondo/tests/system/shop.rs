@@ -43,6 +43,14 @@ struct Copy {
     ended: Vec<JoinHandle<anyhow::Result<()>>>,
 }
 
+/// What a verb of the command line answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
 /// One service, running in a process of its own, which dies with this value.
 pub(crate) struct Process {
     pub(crate) http: String,
@@ -204,7 +212,17 @@ impl Shop {
         assert!(output.status.success(), "{said}\n{complaint}");
     }
 
-    fn rondo(&self, arguments: &[&str]) -> Command {
+    /// Runs `rondo` with these arguments to its end.
+    pub(crate) async fn verb(&self, arguments: &[&str]) -> Answer {
+        let output = self.rondo(arguments).output().await.unwrap();
+        Answer {
+            status: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    pub(crate) fn rondo(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rondo"));
         command
             .args(arguments)
