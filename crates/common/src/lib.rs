@@ -19,6 +19,7 @@ pub mod parking;
 pub mod pg;
 pub mod record;
 pub mod relay;
+pub mod replay;
 pub mod service;
 pub mod store;
 pub mod telemetry;

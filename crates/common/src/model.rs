@@ -44,6 +44,12 @@ pub trait Model: Send + Sync + 'static {
     /// Why a command is refused. For a command that came from an event this is a failure of that record.
     type Rejection: Error + Clone + Send + Sync + 'static;
 
+    /// The stream that an event of this service belongs to, by its type and its record's key: a record does not say of
+    /// which kind its stream is. Whoever gives streams a kind ([`StreamId::of_kind`]) says here which.
+    fn stream_of(&self, _event_type: &str, key: &str) -> StreamId {
+        StreamId::new(key)
+    }
+
     /// Reads a foreign event of type `writer.name` from `topic`; `None` for one this service does not react to.
     ///
     /// # Errors

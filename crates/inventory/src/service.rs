@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use common::codec::{DatumError, WriterSchema};
 use common::event::{Envelope, EventSet as _, StreamId};
 use common::model::{Change, Model};
-use contracts::inventory::Event;
+use contracts::inventory::{Event, SKU_STREAM};
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 
@@ -32,6 +32,13 @@ impl Model for Inventory {
     type State = State;
     type Rows = Stock;
     type Rejection = Rejection;
+
+    fn stream_of(&self, event_type: &str, key: &str) -> StreamId {
+        match event_type {
+            "StockAdjusted" | "StockReceived" => StreamId::of_kind(SKU_STREAM, key),
+            _ => StreamId::new(key),
+        }
+    }
 
     fn read(&self, _topic: &str, writer: &WriterSchema, datum: &[u8]) -> Option<Result<Input, DatumError>> {
         Input::read(writer, datum)
