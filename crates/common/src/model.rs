@@ -31,6 +31,9 @@ pub trait Model: Send + Sync + 'static {
     /// `false` for deadlines that are only the service's own next try.
     const DEADLINES_WAIT_FOR_INPUT: bool;
 
+    /// The tables that [`project`](Model::project) writes: what a replay rebuilds.
+    const TABLES: &'static [Table] = &[];
+
     /// What it says.
     type Event: EventSet;
     /// What it hears: the foreign events it reacts to.
@@ -111,8 +114,51 @@ pub trait Model: Send + Sync + 'static {
         rows: Self::Rows,
     ) -> Result<(), tokio_postgres::Error>;
 
+    /// Writes what [`project`](Model::project) writes, while the whole log is told again into empty tables: each stream in
+    /// its order, but streams in any order among each other. Whatever adds up over streams waits for
+    /// [`sum_up`](Model::sum_up).
+    ///
+    /// # Errors
+    /// The database's.
+    async fn retell(&self, tx: &Transaction<'_>, changes: &[Change<'_, Self>]) -> Result<(), tokio_postgres::Error> {
+        let rows = self.lock_rows(tx, &[]).await?;
+        self.project(tx, changes, rows).await
+    }
+
+    /// Brings the tables to what follows from everything that was [retold](Model::retell).
+    ///
+    /// # Errors
+    /// The database's.
+    async fn sum_up(&self, _tx: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
+        Ok(())
+    }
+
     /// Called after the commit, in the same order: wake waiters, count outcomes. Must not block.
     fn committed(&self, _changes: &[Change<'_, Self>]) {}
+}
+
+/// A table that a [`Model`] writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Table {
+    /// Its name.
+    pub name: &'static str,
+    /// The columns of its primary key.
+    pub key: &'static [&'static str],
+    /// What its rows follow from.
+    pub follows: Follows,
+    /// The columns that the events alone determine; none for all.
+    pub determined: &'static [&'static str],
+}
+
+/// What a row follows from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Follows {
+    /// One stream: the row is rewritten as the stream goes on. The expression gives the stream's id from the row.
+    Stream(&'static str),
+    /// One event: the row is written once.
+    Event,
+    /// Many streams: the row adds them up, and decisions may lock it before they write events.
+    Many,
 }
 
 /// What one batch did to one stream.

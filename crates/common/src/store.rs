@@ -2,11 +2,14 @@
 //!
 //! Each function is one statement over any number of rows. Nothing here begins or commits a transaction.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use bytes::Bytes;
-use deadpool_postgres::{GenericClient, Transaction};
+use deadpool_postgres::{Client, GenericClient, Transaction};
+use futures_util::{Stream, TryStreamExt as _};
 use jiff::Timestamp;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row};
 use uuid::Uuid;
 
@@ -14,6 +17,9 @@ use crate::event::{Envelope, Recorded, StreamId};
 
 /// Longest payload that is appended, in bytes: what a topic accepts, less room for headers.
 pub const PAYLOAD_LENGTH_MAX: usize = 1024 * 1024;
+
+/// How often to look whether a transaction that writes has ended.
+const WRITERS_POLL: Duration = Duration::from_millis(5);
 
 const COLUMNS: &str = "position, id, stream_id, version, type, schema_id, payload, correlation_id, causation_id, \
                        traceparent, occurred_at";
@@ -131,6 +137,111 @@ pub async fn page(
         .await?;
     let rows = client.query(&statement, &[&position, &limit]).await?;
     Ok(rows.iter().map(|row| recorded(row, source)).collect())
+}
+
+/// The events of `streams`, each with a version below the one beside it and a position up to `position_max`: each stream's
+/// in order of version, one stream after the other. Read as they are asked for, so histories may be of any length.
+///
+/// # Errors
+/// The database's.
+pub async fn histories<'a>(
+    client: &Client,
+    source: &'a str,
+    streams: &[(&StreamId, i64)],
+    position_max: i64,
+) -> Result<impl Stream<Item = Result<Recorded, Error>> + use<'a>, Error> {
+    let ids: Vec<&str> = streams.iter().map(|(stream, _)| stream.as_str()).collect();
+    let below: Vec<i64> = streams.iter().map(|(_, below)| *below).collect();
+    let statement = client
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM unnest($1::text[], $2::bigint[]) AS wanted (stream, below)
+             JOIN events ON stream_id = stream AND version < below AND position <= $3 ORDER BY stream_id, version"
+        ))
+        .await?;
+    let parameters: [&(dyn ToSql + Sync); 3] = [&ids, &below, &position_max];
+    let rows = client.query_raw(&statement, parameters).await?;
+    Ok(rows.map_ok(move |row| recorded(&row, source)))
+}
+
+/// The highest position of all, 0 for none.
+///
+/// # Errors
+/// The database's.
+pub async fn last_position(client: &impl GenericClient) -> Result<i64, Error> {
+    let row = client
+        .query_one("SELECT coalesce(max(position), 0) FROM events", &[])
+        .await?;
+    Ok(row.get(0))
+}
+
+/// The highest position of an event that occurred at `at` or before, 0 for none. Positions are taken to follow time, as they
+/// do but for the moments between a decision and its row.
+///
+/// # Errors
+/// The database's.
+pub async fn position_at(client: &impl GenericClient, at: Timestamp) -> Result<i64, Error> {
+    let (mut low, mut high) = (0, last_position(client).await?);
+    while low < high {
+        let middle = low + (high - low + 1) / 2;
+        let row = client
+            .query_opt(
+                "SELECT position, occurred_at FROM events WHERE position <= $1 ORDER BY position DESC LIMIT 1",
+                &[&middle],
+            )
+            .await?;
+        match row.map(|row| (row.get::<_, i64>(0), row.get::<_, Timestamp>(1))) {
+            Some((position, occurred_at)) if occurred_at <= at => {
+                // Nothing lies between this row and the middle.
+                debug_assert!(position <= middle);
+                low = middle;
+            }
+            Some((position, _)) => high = position - 1,
+            None => high = low,
+        }
+        high = high.max(low);
+    }
+    Ok(low)
+}
+
+/// A position up to which nothing more can appear: every event at or below it is committed by now, or never will be. Waits
+/// for the transactions that are writing, and holds up nobody.
+///
+/// # Errors
+/// The database's.
+pub async fn settled_position(client: &impl GenericClient) -> Result<i64, Error> {
+    let position = last_position(client).await?;
+    // A position is drawn under the lock that `writers` looks for: whoever may still fill a gap below holds it now.
+    let mut open = writers(client).await?;
+    while !open.is_empty() {
+        tokio::time::sleep(WRITERS_POLL).await;
+        let still = writers(client).await?;
+        open.retain(|writer, _| still.contains_key(writer));
+    }
+    Ok(position)
+}
+
+/// Transactions that hold the lock under which events are written, by virtual id, with their backends.
+///
+/// # Errors
+/// The database's.
+pub async fn writers(client: &impl GenericClient) -> Result<BTreeMap<String, Option<i32>>, Error> {
+    let statement = client
+        .prepare_cached(
+            "SELECT virtualtransaction, pid FROM pg_locks
+             WHERE locktype = 'relation' AND relation = 'events'::regclass AND mode = 'RowExclusiveLock' AND granted
+               AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        )
+        .await?;
+    let rows = client.query(&statement, &[]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Up to which position everything is published and acknowledged.
+///
+/// # Errors
+/// The database's.
+pub async fn published_position(client: &impl GenericClient) -> Result<i64, Error> {
+    Ok(client.query_one("SELECT cursor FROM relay", &[]).await?.get(0))
 }
 
 /// A row with the columns of `events`, written by the service `source`.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use common::codec::{DatumError, WriterSchema};
 use common::event::{Envelope, EventSet as _, StreamId};
-use common::model::{Change, Model};
+use common::model::{Change, Follows, Model, Table};
 use contracts::inventory::{Event, SKU_STREAM};
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
@@ -25,6 +25,27 @@ impl Model for Inventory {
     const NAME: &'static str = NAME;
     const LISTENS_TO: &'static [&'static str] = &[contracts::topics::ORDERS];
     const DEADLINES_WAIT_FOR_INPUT: bool = false;
+
+    const TABLES: &'static [Table] = &[
+        Table {
+            name: "stock",
+            key: &["sku"],
+            follows: Follows::Many,
+            determined: &[],
+        },
+        Table {
+            name: "stock_movements",
+            key: &["sku", "occurred_at", "position"],
+            follows: Follows::Event,
+            determined: &[],
+        },
+        Table {
+            name: "receipts",
+            key: &["sku", "receipt_id"],
+            follows: Follows::Event,
+            determined: &[],
+        },
+    ];
 
     type Event = Event;
     type Input = Input;
@@ -88,6 +109,15 @@ impl Model for Inventory {
         _stock: Stock,
     ) -> Result<(), tokio_postgres::Error> {
         store::save(tx, &effects(changes)).await
+    }
+
+    /// Levels are sums over all orders: told in any other order than it happened, they would fall below zero on the way.
+    async fn retell(&self, tx: &Transaction<'_>, changes: &[Change<'_, Self>]) -> Result<(), tokio_postgres::Error> {
+        store::retell(tx, &effects(changes)).await
+    }
+
+    async fn sum_up(&self, tx: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
+        store::sum_up(tx).await
     }
 
     fn committed(&self, changes: &[Change<'_, Self>]) {

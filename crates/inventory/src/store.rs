@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use deadpool_postgres::{GenericClient, Transaction};
 use jiff::Timestamp;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row};
 
 use crate::domain::Event;
@@ -142,6 +143,41 @@ pub async fn save(tx: &Transaction<'_>, effects: &Effects) -> Result<(), Error> 
     count_receipts(tx, &effects.receipts).await
 }
 
+/// Writes `effects` but for the levels, which [`sum_up`] brings to what all movements add up to.
+///
+/// # Errors
+/// The database's.
+pub async fn retell(tx: &Transaction<'_>, effects: &Effects) -> Result<(), Error> {
+    name_goods(tx, &effects.named).await?;
+    let columns = Columns::of(&effects.movements);
+    if !columns.skus.is_empty() {
+        let statement = tx
+            .prepare_cached(
+                "INSERT INTO stock_movements (sku, occurred_at, position, kind, on_hand_delta, reserved_delta)
+                 SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[])",
+            )
+            .await?;
+        tx.execute(&statement, &columns.parameters()).await?;
+    }
+    count_receipts(tx, &effects.receipts).await
+}
+
+/// Sets every level to what its movements add up to.
+///
+/// # Errors
+/// The database's.
+pub async fn sum_up(tx: &Transaction<'_>) -> Result<(), Error> {
+    tx.execute(
+        "UPDATE stock SET on_hand = moved.on_hand, reserved = moved.reserved
+         FROM (SELECT sku, sum(on_hand_delta)::bigint AS on_hand, sum(reserved_delta)::bigint AS reserved
+               FROM stock_movements GROUP BY sku) AS moved
+         WHERE moved.sku = stock.sku",
+        &[],
+    )
+    .await?;
+    Ok(())
+}
+
 async fn name_goods(tx: &Transaction<'_>, named: &BTreeMap<Sku, (Box<str>, i64)>) -> Result<(), Error> {
     if named.is_empty() {
         return Ok(());
@@ -164,13 +200,6 @@ async fn move_levels(tx: &Transaction<'_>, movements: &[Moved]) -> Result<(), Er
     if movements.is_empty() {
         return Ok(());
     }
-    let all = || movements.iter().map(|moved| &moved.movement);
-    let skus: Vec<&str> = all().map(|movement| movement.sku.as_str()).collect();
-    let times: Vec<Timestamp> = movements.iter().map(|moved| moved.occurred_at).collect();
-    let positions: Vec<i64> = movements.iter().map(|moved| moved.position).collect();
-    let kinds: Vec<&str> = all().map(|movement| kind(movement.kind)).collect();
-    let on_hand: Vec<i64> = all().map(|movement| movement.on_hand).collect();
-    let reserved: Vec<i64> = all().map(|movement| movement.reserved).collect();
     let statement = tx
         .prepare_cached(
             "WITH moved AS (
@@ -185,9 +214,43 @@ async fn move_levels(tx: &Transaction<'_>, movements: &[Moved]) -> Result<(), Er
              FROM total WHERE stock.sku = total.sku",
         )
         .await?;
-    tx.execute(&statement, &[&skus, &times, &positions, &kinds, &on_hand, &reserved])
-        .await?;
+    tx.execute(&statement, &Columns::of(movements).parameters()).await?;
     Ok(())
+}
+
+/// Movements as the columns of one statement.
+struct Columns<'a> {
+    skus: Vec<&'a str>,
+    times: Vec<Timestamp>,
+    positions: Vec<i64>,
+    kinds: Vec<&'static str>,
+    on_hand: Vec<i64>,
+    reserved: Vec<i64>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(movements: &'a [Moved]) -> Self {
+        let all = || movements.iter().map(|moved| &moved.movement);
+        Self {
+            skus: all().map(|movement| movement.sku.as_str()).collect(),
+            times: movements.iter().map(|moved| moved.occurred_at).collect(),
+            positions: movements.iter().map(|moved| moved.position).collect(),
+            kinds: all().map(|movement| kind(movement.kind)).collect(),
+            on_hand: all().map(|movement| movement.on_hand).collect(),
+            reserved: all().map(|movement| movement.reserved).collect(),
+        }
+    }
+
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 6] {
+        [
+            &self.skus,
+            &self.times,
+            &self.positions,
+            &self.kinds,
+            &self.on_hand,
+            &self.reserved,
+        ]
+    }
 }
 
 async fn count_receipts(tx: &Transaction<'_>, receipts: &[(Sku, ReceiptId, i64)]) -> Result<(), Error> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use common::codec::{DatumError, WriterSchema};
 use common::event::{Envelope, StreamId};
-use common::model::{Change, Model};
+use common::model::{Change, Follows, Model, Table};
 use contracts::orders as wire;
 use deadpool_postgres::Transaction;
 use jiff::{SignedDuration, Timestamp};
@@ -34,6 +34,13 @@ impl Model for Orders {
     const LISTENS_TO: &'static [&'static str] = reactions::LISTENS_TO;
     /// After an outage the answers are there, only unread: an order must not be cancelled for want of one.
     const DEADLINES_WAIT_FOR_INPUT: bool = true;
+
+    const TABLES: &'static [Table] = &[Table {
+        name: "orders",
+        key: &["order_id"],
+        follows: Follows::Stream("order_id::text"),
+        determined: &[],
+    }];
 
     type Event = wire::Event;
     type Input = Input;
@@ -122,10 +129,13 @@ pub fn fold(state: &mut State, event: &wire::Event, at: Timestamp) {
     }
 }
 
-/// The order after `change`, if it has entered another phase.
+/// The order after `change`, if it has entered a phase; the same one again counts, for a change may span several.
 fn moved<'a>(change: &Change<'a, Orders>) -> Option<&'a Order> {
     let after = change.after.as_ref()?;
-    let stayed = change.before.as_ref().is_some_and(|before| before.phase == after.phase);
+    let stayed = change
+        .before
+        .as_ref()
+        .is_some_and(|before| before.phase == after.phase && before.since == after.since);
     (!stayed).then_some(after)
 }
 

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use common::codec::{DatumError, WriterSchema};
 use common::event::{Envelope, EventSet as _, StreamId};
-use common::model::{Change, Model};
+use common::model::{Change, Follows, Model, Table};
 use contracts::payments::Event;
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
@@ -22,6 +22,13 @@ impl Model for Payments {
     const LISTENS_TO: &'static [&'static str] = &[contracts::topics::ORDERS];
     /// A deadline here is the next try of an intent: it depends on nothing that may still arrive.
     const DEADLINES_WAIT_FOR_INPUT: bool = false;
+
+    const TABLES: &'static [Table] = &[Table {
+        name: "payments",
+        key: &["order_id"],
+        follows: Follows::Stream("order_id"),
+        determined: &[],
+    }];
 
     type Event = Event;
     type Input = Input;

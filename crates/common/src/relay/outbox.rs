@@ -19,7 +19,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::{Client, Pool, PoolError};
+use deadpool_postgres::{Pool, PoolError};
 
 use crate::event::Recorded;
 use crate::store;
@@ -83,7 +83,7 @@ impl Reader {
     pub(super) async fn read(&mut self, pool: &Pool, after: i64) -> Result<(Vec<Recorded>, Next), PoolError> {
         let client = pool.get().await?;
         if let Some(fence) = &mut self.fence {
-            let writing = writers(&client).await?;
+            let writing = store::writers(&client).await?;
             let before = fence.writers.len();
             fence.writers.retain(|writer, _| writing.contains_key(writer));
             if fence.writers.is_empty() {
@@ -107,7 +107,7 @@ impl Reader {
             };
             // A fence set for an earlier gap holds for this one too if it was set when this one was there to see.
             if self.fence.as_ref().is_none_or(|fence| fence.seen <= reached) {
-                let writers = writers(&client).await?;
+                let writers = store::writers(&client).await?;
                 if writers.is_empty() {
                     self.settled = seen;
                     self.fence = None;
@@ -168,19 +168,6 @@ fn followers(after: i64, settled: i64, mut rows: Vec<Recorded>) -> (Vec<Recorded
         reached = position;
     }
     (rows, None)
-}
-
-/// Transactions that hold the lock under which rows are written, by virtual id.
-async fn writers(client: &Client) -> Result<BTreeMap<String, Option<i32>>, PoolError> {
-    let statement = client
-        .prepare_cached(
-            "SELECT virtualtransaction, pid FROM pg_locks
-             WHERE locktype = 'relation' AND relation = 'events'::regclass AND mode = 'RowExclusiveLock' AND granted
-               AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-        )
-        .await?;
-    let rows = client.query(&statement, &[]).await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 #[cfg(test)]
