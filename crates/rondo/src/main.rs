@@ -9,7 +9,7 @@ use common::config::{self, Environment};
 use common::telemetry::{self, Level};
 use contracts::service::SERVICES;
 use contracts::topics::PARTITIONS_DEFAULT;
-use rondo::cli::{GlobalArgs, Target, audit, bench, dlq, inventory, offsets, orders, saga};
+use rondo::cli::{GlobalArgs, Target, audit, bench, dlq, inventory, offsets, orders, replay, saga};
 use rondo::{init, serve};
 
 /// Event-sourced order sagas on Kafka and Postgres.
@@ -67,6 +67,9 @@ enum Command {
     /// See what orders are doing and what they wait for
     #[command(subcommand)]
     Saga(saga::Command),
+    /// Tell the log again: rebuild read models, compare them, see what a release would change
+    #[command(subcommand)]
+    Replay(replay::Command),
     /// See what could not be handled
     #[command(subcommand)]
     Dlq(dlq::Command),
@@ -110,6 +113,7 @@ async fn run(Arguments { global, command }: Arguments) -> Result<ExitCode> {
         Command::Orders(command) => orders::run(command, &Target::locate(&global)?).await?,
         Command::Inventory(command) => inventory::run(command, &Target::locate(&global)?).await?,
         Command::Saga(command) => saga::run(command, &Target::locate(&global)?).await?,
+        Command::Replay(command) => replay::run(command, &global, &Target::locate(&global)?).await?,
         Command::Dlq(command) => dlq::run(command, &Target::locate(&global)?).await?,
         Command::Bench(args) => bench::run(args, &Target::locate(&global)?).await?,
         Command::Offsets(command) => offsets::run(command, &Target::locate(&global)?).await?,

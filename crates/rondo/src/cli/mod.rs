@@ -18,6 +18,8 @@ pub mod orders;
 
 pub mod saga;
 
+pub mod replay;
+
 pub mod dlq;
 
 pub mod offsets;

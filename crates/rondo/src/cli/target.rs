@@ -261,6 +261,14 @@ impl Target {
         Ok(config::operator_token(&self.environment)?)
     }
 
+    /// Where the database of `service` is, password included.
+    ///
+    /// # Errors
+    /// It is not known.
+    pub fn database_url(&self, service: &str) -> Result<String> {
+        Ok(config::database_url(&self.environment, service)?.expose().to_owned())
+    }
+
     /// Connections to the database of `service`.
     ///
     /// # Errors

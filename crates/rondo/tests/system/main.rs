@@ -18,6 +18,7 @@ mod keys;
 mod late_commit;
 mod offsets;
 mod outages;
+mod replay;
 mod saga;
 mod stuck;
 mod trace;
