@@ -281,6 +281,34 @@ pub async fn set_outcome(tx: &Transaction<'_>, consumer: &str, ids: &[Uuid], out
     Ok(())
 }
 
+/// Whether nothing was ever taken, and no place is known but by a claim.
+///
+/// # Errors
+/// The database's.
+pub async fn is_empty(client: &impl GenericClient) -> Result<bool, Error> {
+    let row = client
+        .query_one(
+            "SELECT NOT EXISTS (SELECT FROM inbox) AND NOT EXISTS (SELECT FROM offsets WHERE next_offset IS NOT NULL)",
+            &[],
+        )
+        .await?;
+    Ok(row.get(0))
+}
+
+/// Takes everything into the inbox that led to an event of the event store: for one that was restored. What led to none
+/// leads to none again.
+///
+/// # Errors
+/// The database's.
+pub async fn rebuild(tx: &Transaction<'_>, consumer: &str) -> Result<u64, Error> {
+    tx.execute(
+        "INSERT INTO inbox (event_id, consumer) SELECT DISTINCT causation_id, $1 FROM events ORDER BY 1
+         ON CONFLICT DO NOTHING",
+        &[&consumer],
+    )
+    .await
+}
+
 /// Creates the inbox's monthly partitions from this month on. Ids of other times go to the default partition.
 ///
 /// # Errors

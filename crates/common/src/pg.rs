@@ -121,6 +121,21 @@ pub async fn single(url: &str) -> Result<Client, Error> {
     Ok(client)
 }
 
+/// How many other connections processes of ours have to this database.
+///
+/// # Errors
+/// The database's.
+pub async fn others(client: &impl deadpool_postgres::GenericClient) -> Result<i64, tokio_postgres::Error> {
+    let row = client
+        .query_one(
+            "SELECT count(*) FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = $1",
+            &[&APPLICATION_NAME],
+        )
+        .await?;
+    Ok(row.get(0))
+}
+
 /// One connection and the notifications it receives: called for each, from the connection's own task, so it must not
 /// block. The task ends, and so can be awaited, when the connection is lost or the client dropped.
 ///

@@ -47,6 +47,8 @@ mod publisher;
 mod signals;
 mod window;
 
+pub use lease::publish_behind;
+
 use leader::{Ended, Leader};
 use outage::{Backoff, Outage};
 use publisher::InFlight;

@@ -23,6 +23,7 @@ use crate::event::EventSet;
 use crate::migrate::Migration;
 use crate::model::Model;
 use crate::parking::RetryPolicy;
+use crate::replay::restore;
 use crate::{consumer, deadlines, inbox, kafka, pg, relay, store};
 
 /// The migrations of the runtime's own tables; they come before a service's own.
@@ -41,6 +42,11 @@ pub const MIGRATIONS: &[Migration] = &[
         version: 3,
         name: "0003_deliberate_resets.sql",
         sql: include_str!("../../../migrations/common/0003_deliberate_resets.sql"),
+    },
+    Migration {
+        version: 4,
+        name: "0004_restore.sql",
+        sql: include_str!("../../../migrations/common/0004_restore.sql"),
     },
 ];
 
@@ -74,6 +80,15 @@ pub enum Error {
         /// What the pool says.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It is being restored.
+    #[error(
+        "the database of {service} is only half restored, and nothing was started: run `rondo replay restore --service \
+         {service}` again, which goes on where it was"
+    )]
+    Restoring {
+        /// The service.
+        service: &'static str,
     },
     /// Its schemas are not in order.
     #[error("the schemas of {service} are not in order")]
@@ -163,6 +178,10 @@ pub async fn start<M: Model>(
         inbox::ensure_partitions(&client, Timestamp::now())
             .await
             .map_err(|error| database(error.into()))?;
+        let begun = restore::progress::begun(&client).await;
+        if begun.map_err(|error| database(error.into()))?.is_some() {
+            return Err(Error::Restoring { service });
+        }
     }
     let log = kafka::Client::new(&settings.kafka).map_err(|error| Error::Kafka {
         service,

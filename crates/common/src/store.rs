@@ -2,6 +2,8 @@
 //!
 //! Each function is one statement over any number of rows. Nothing here begins or commits a transaction.
 
+pub mod import;
+
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -242,6 +244,30 @@ pub async fn writers(client: &impl GenericClient) -> Result<BTreeMap<String, Opt
 /// The database's.
 pub async fn published_position(client: &impl GenericClient) -> Result<i64, Error> {
     Ok(client.query_one("SELECT cursor FROM relay", &[]).await?.get(0))
+}
+
+/// Of each stream and each of `types` the first event, if it occurred at `until` or before: an answer that was given again
+/// is not there again.
+///
+/// # Errors
+/// The database's.
+pub async fn firsts(
+    client: &impl GenericClient,
+    source: &str,
+    types: &[&str],
+    until: Timestamp,
+) -> Result<impl Stream<Item = Result<Recorded, Error>>, Error> {
+    let parameters: [&(dyn ToSql + Sync); 2] = [&types, &until];
+    let rows = client
+        .query_raw(
+            &format!(
+                "SELECT DISTINCT ON (stream_id, type) {COLUMNS} FROM events
+                 WHERE type = ANY($1) AND occurred_at <= $2 ORDER BY stream_id, type, version"
+            ),
+            parameters,
+        )
+        .await?;
+    Ok(rows.map_ok(move |row| recorded(&row, source)))
 }
 
 /// A row with the columns of `events`, written by the service `source`.

@@ -56,6 +56,17 @@ impl Database {
         &self.name
     }
 
+    /// Drops the database, whoever is connected to it, and creates it again with nothing in it.
+    pub async fn lose(&self) {
+        let server = connect(&self.server_url).await;
+        for statement in ["DROP DATABASE IF EXISTS {} WITH (FORCE)", "CREATE DATABASE {}"] {
+            server
+                .batch_execute(&statement.replace("{}", &self.name))
+                .await
+                .expect("the server's user may drop and create databases");
+        }
+    }
+
     /// A pool of at most `size` connections.
     #[must_use]
     pub fn pool(&self, size: usize) -> Pool {

@@ -12,7 +12,7 @@
 //! record costs only itself.
 
 mod batch;
-mod cache;
+pub(crate) mod cache;
 mod commands;
 mod records;
 mod versions;

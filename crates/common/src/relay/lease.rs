@@ -134,6 +134,34 @@ async fn keep(pool: &Pool, epoch: i64, secs: f64, topic: &str, progress: &Progre
     Ok(row.get::<_, i64>(0) == 1)
 }
 
+/// Publishing goes on behind `cursor`; `ends` are partition, offset and position of the last event of each log. For an event
+/// store that was restored, and that no copy publishes from.
+///
+/// # Errors
+/// The database's.
+pub async fn publish_behind(
+    tx: &deadpool_postgres::Transaction<'_>,
+    topic: &str,
+    cursor: i64,
+    ends: &[(i32, i64, i64)],
+) -> Result<(), tokio_postgres::Error> {
+    tx.execute(
+        "UPDATE relay SET cursor = $1, epoch = epoch + 1, leased_until = '-infinity'",
+        &[&cursor],
+    )
+    .await?;
+    let partitions: Vec<i32> = ends.iter().map(|(partition, ..)| *partition).collect();
+    let offsets: Vec<i64> = ends.iter().map(|(_, offset, _)| *offset).collect();
+    let positions: Vec<i64> = ends.iter().map(|(.., position)| *position).collect();
+    tx.execute(
+        "INSERT INTO relay_log_ends (topic, partition, last_offset, last_position)
+         SELECT $1, ends.* FROM unnest($2::int[], $3::bigint[], $4::bigint[]) AS ends",
+        &[&topic, &partitions, &offsets, &positions],
+    )
+    .await?;
+    Ok(())
+}
+
 /// Forgets the log ends of `emptied` partitions, whose logs hold nothing any more.
 pub(super) async fn forget_log_ends(pool: &Pool, epoch: i64, topic: &str, emptied: &[i32]) -> Result<(), PoolError> {
     pool.get()

@@ -15,6 +15,7 @@ mod compare;
 mod fold;
 pub mod log;
 mod rebuild;
+pub mod restore;
 mod shadow;
 mod source;
 mod swap;

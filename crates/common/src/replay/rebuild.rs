@@ -296,6 +296,45 @@ impl<M: Model> Rebuild<M> {
         Ok(rebuild.progress.events)
     }
 
+    /// Tells everything, and puts the tables in the place of the service's own, which are empty and which nobody uses: for a
+    /// database that is being restored. They move to the schema for old tables all the same.
+    ///
+    /// # Errors
+    /// See [`Error`]. What has been done stays; the same call goes on from there.
+    pub(super) async fn install(model: Arc<M>, codec: Arc<Codec>, plan: Plan, watch: Arc<Watch>) -> Result<(), Error> {
+        let pool = pg::pool(&plan.database_url, POOL_SIZE)?;
+        if after_swap::<M>(&pool, &plan).await?.is_some() {
+            return Ok(());
+        }
+        let mut rebuild = Self::open(model, codec, plan, watch, pool).await?;
+        rebuild.load().await?;
+        rebuild.shadow.analyse().await?;
+        rebuild.shadow.forget_changes().await?;
+        let (told_again, gaps, gaps_first) = rebuild.shadow.gaps(GAPS_SHOWN_MAX).await?;
+        let report = Report {
+            service: M::NAME.to_owned(),
+            source: rebuild.plan.input.name().to_owned(),
+            events: rebuild.progress.events,
+            repeated: rebuild.progress.repeated,
+            foreign: rebuild.progress.foreign,
+            told_again,
+            position: rebuild.progress.reached,
+            gaps,
+            gaps_first,
+            partial: false,
+            tables: Vec::new(),
+            swapped: true,
+            resumed: rebuild.resumed,
+        };
+        let (schema, home, name) = (rebuild.shadow.schema, rebuild.shadow.home.clone(), rebuild.plan.name());
+        let tables = rebuild.shadow.tables.clone();
+        let tx = rebuild.shadow.client.transaction().await?;
+        tx.batch_execute("SET LOCAL synchronous_commit = on").await?;
+        swap::swap(&tx, (schema, &home), &tables, &name, &report).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
     async fn open(model: Arc<M>, codec: Arc<Codec>, plan: Plan, watch: Arc<Watch>, pool: Pool) -> Result<Self, Error> {
         let schema = match plan.intent {
             Intent::Candidate => CANDIDATE_SCHEMA,
@@ -375,20 +414,19 @@ impl<M: Model> Rebuild<M> {
         let (sender, mut batches) = mpsc::channel::<Batch<M>>(BATCHES_QUEUED_MAX);
         let mut fold = self.fold();
         let (mut tops, cutoff) = (self.progress.tops.clone(), self.progress.cutoff);
-        let streams_max = self.plan.streams_max;
         let folding = tokio::spawn(async move {
             let mut batch = Batch::new();
             while let Some(chunk) = source.next().await? {
                 for found in chunk {
                     let top = tops.get(&found.partition).copied().unwrap_or(0);
                     fold.take(&mut batch, found, (top, cutoff)).await?;
-                    if batch.is_full(streams_max) {
-                        let full = std::mem::replace(&mut batch, Batch::new());
-                        tops.extend(full.next.iter().map(|(partition, (_, top))| (*partition, *top)));
-                        fold.keep(&full);
-                        if sender.send(full).await.is_err() {
-                            return Ok(());
-                        }
+                }
+                if batch.is_full() {
+                    let full = std::mem::replace(&mut batch, Batch::new());
+                    tops.extend(full.next.iter().map(|(partition, (_, top))| (*partition, *top)));
+                    fold.keep(&full);
+                    if sender.send(full).await.is_err() {
+                        return Ok(());
                     }
                 }
             }
@@ -435,7 +473,7 @@ impl<M: Model> Rebuild<M> {
                 } else {
                     fold.add(&mut batch, recorded).await?;
                 }
-                if batch.is_full(streams_max) {
+                if batch.is_full() {
                     shadow::retell(&tx, &*self.model, &batch).await?;
                     // The stream that is being told goes on where it is.
                     fold.clear();

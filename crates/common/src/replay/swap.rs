@@ -93,6 +93,13 @@ pub(super) async fn swap(
     Ok(())
 }
 
+/// Drops the tables that a swap has replaced, where nobody can want them: they were empty.
+pub(super) async fn drop_empty(tx: &Transaction<'_>) -> Result<(), Error> {
+    tx.batch_execute(&format!("DROP SCHEMA IF EXISTS {OLD_SCHEMA} CASCADE"))
+        .await?;
+    Ok(())
+}
+
 /// Drops the tables that the last swap has replaced; whether there were any.
 ///
 /// # Errors

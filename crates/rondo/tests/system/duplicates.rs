@@ -66,7 +66,7 @@ pub(crate) async fn until_all_is_read(shop: &Shop) {
     }
 }
 
-async fn produce_again(topic: &str, records: &[&OwnedMessage]) {
+pub(crate) async fn produce_again(topic: &str, records: &[&OwnedMessage]) {
     let headers: Vec<Vec<(&str, &[u8])>> = records
         .iter()
         .map(|record| {
