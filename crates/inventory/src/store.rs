@@ -303,6 +303,46 @@ pub async fn find_at(client: &impl GenericClient, sku: &Sku, at: Timestamp) -> R
     Ok(row.as_ref().map(item))
 }
 
+/// How much there was of `sku` after the event at `position`, under the name and price that it has now. `None` if it was
+/// not stocked then.
+///
+/// # Errors
+/// The database's.
+pub async fn find_at_position(client: &impl GenericClient, sku: &Sku, position: i64) -> Result<Option<Item>, Error> {
+    let row = client
+        .query_opt(
+            "SELECT stock.sku, name, unit_price_minor, past.on_hand, past.reserved
+             FROM stock, LATERAL (
+                 SELECT sum(on_hand_delta)::bigint AS on_hand, sum(reserved_delta)::bigint AS reserved
+                 FROM stock_movements AS movement
+                 WHERE movement.sku = stock.sku AND movement.position <= $2
+             ) AS past
+             WHERE stock.sku = $1 AND past.on_hand IS NOT NULL",
+            &[&sku.as_str(), &position],
+        )
+        .await?;
+    Ok(row.as_ref().map(item))
+}
+
+/// All goods that were stocked at the end of the moment `at`, in order of their SKUs, under the names and prices that they
+/// have now: for totals, since it reads all movements.
+///
+/// # Errors
+/// The database's.
+pub async fn all_at(client: &impl GenericClient, at: Timestamp) -> Result<Vec<Item>, Error> {
+    let rows = client
+        .query(
+            "SELECT sku, name, unit_price_minor, past.on_hand, past.reserved
+             FROM stock JOIN (
+                 SELECT sku, sum(on_hand_delta)::bigint AS on_hand, sum(reserved_delta)::bigint AS reserved
+                 FROM stock_movements WHERE occurred_at <= $1 GROUP BY sku
+             ) AS past USING (sku) ORDER BY sku",
+            &[&at],
+        )
+        .await?;
+    Ok(rows.iter().map(item).collect())
+}
+
 /// Up to `limit` goods that follow `after` in order of their SKUs; from the first for `None`.
 ///
 /// # Errors

@@ -64,7 +64,9 @@ impl AsOf {
     /// A 422 [`Problem`] for what is no moment.
     pub fn moment(&self) -> Result<Option<Timestamp>, Problem> {
         let parse = |text: &String| {
+            // A plus sign that was not escaped arrives as a space.
             text.parse()
+                .or_else(|_| text.replace(' ', "+").parse())
                 .map_err(|_| Problem::invalid([FieldError::new("at", "must be a moment such as 2026-01-31T12:00:00Z")]))
         };
         self.at.as_ref().map(parse).transpose()

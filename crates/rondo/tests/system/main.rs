@@ -21,4 +21,5 @@ mod outages;
 mod restore;
 mod saga;
 mod stuck;
+mod time_travel;
 mod trace;
