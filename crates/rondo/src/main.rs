@@ -67,15 +67,15 @@ enum Command {
     /// See what orders are doing and what they wait for
     #[command(subcommand)]
     Saga(saga::Command),
+    /// Tell the log again: rebuild read models, see what a release would change, restore a database, look back
+    #[command(subcommand)]
+    Replay(replay::Command),
     /// See what could not be handled
     #[command(subcommand)]
     Dlq(dlq::Command),
     /// See and move where services go on in the topics that they read
     #[command(subcommand)]
     Offsets(offsets::Command),
-    /// Look back: states as of then, and a database made again from its topic
-    #[command(subcommand)]
-    Replay(replay::Command),
     /// Prove that no money, no goods and no event was made or lost
     Audit(audit::Args),
     /// Measure how many orders a second a running installation brings to their end
@@ -113,9 +113,9 @@ async fn run(Arguments { global, command }: Arguments) -> Result<ExitCode> {
         Command::Orders(command) => orders::run(command, &Target::locate(&global)?).await?,
         Command::Inventory(command) => inventory::run(command, &Target::locate(&global)?).await?,
         Command::Saga(command) => saga::run(command, &Target::locate(&global)?).await?,
+        Command::Replay(command) => replay::run(command, &global, &Target::locate(&global)?).await?,
         Command::Dlq(command) => dlq::run(command, &Target::locate(&global)?).await?,
         Command::Bench(args) => bench::run(args, &Target::locate(&global)?).await?,
-        Command::Replay(command) => replay::run(command, &Target::locate(&global)?).await?,
         Command::Offsets(command) => offsets::run(command, &Target::locate(&global)?).await?,
         Command::Audit(args) => audit::run(args, &Target::locate(&global)?).await?,
     };

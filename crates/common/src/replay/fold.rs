@@ -92,9 +92,10 @@ impl<M: Model> Batch<M> {
             .collect()
     }
 
-    /// Whether it should be written now.
-    pub(super) fn is_full(&self) -> bool {
+    /// Whether it should be written now: it holds as many events, or streams, as memory has room for.
+    pub(super) fn is_full(&self, streams_max: usize) -> bool {
         self.events + self.repeated + self.foreign >= BATCH_EVENTS_MAX as u64
+            || self.streams.len() + self.aside.len() >= streams_max / 2
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -414,19 +414,20 @@ impl<M: Model> Rebuild<M> {
         let (sender, mut batches) = mpsc::channel::<Batch<M>>(BATCHES_QUEUED_MAX);
         let mut fold = self.fold();
         let (mut tops, cutoff) = (self.progress.tops.clone(), self.progress.cutoff);
+        let streams_max = self.plan.streams_max;
         let folding = tokio::spawn(async move {
             let mut batch = Batch::new();
             while let Some(chunk) = source.next().await? {
                 for found in chunk {
                     let top = tops.get(&found.partition).copied().unwrap_or(0);
                     fold.take(&mut batch, found, (top, cutoff)).await?;
-                }
-                if batch.is_full() {
-                    let full = std::mem::replace(&mut batch, Batch::new());
-                    tops.extend(full.next.iter().map(|(partition, (_, top))| (*partition, *top)));
-                    fold.keep(&full);
-                    if sender.send(full).await.is_err() {
-                        return Ok(());
+                    if batch.is_full(streams_max) {
+                        let full = std::mem::replace(&mut batch, Batch::new());
+                        tops.extend(full.next.iter().map(|(partition, (_, top))| (*partition, *top)));
+                        fold.keep(&full);
+                        if sender.send(full).await.is_err() {
+                            return Ok(());
+                        }
                     }
                 }
             }
@@ -473,7 +474,7 @@ impl<M: Model> Rebuild<M> {
                 } else {
                     fold.add(&mut batch, recorded).await?;
                 }
-                if batch.is_full() {
+                if batch.is_full(streams_max) {
                     shadow::retell(&tx, &*self.model, &batch).await?;
                     // The stream that is being told goes on where it is.
                     fold.clear();

@@ -18,11 +18,11 @@ pub mod orders;
 
 pub mod saga;
 
+pub mod replay;
+
 pub mod dlq;
 
 pub mod offsets;
-
-pub mod replay;
 
 pub mod audit;
 

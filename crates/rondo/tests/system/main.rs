@@ -18,6 +18,7 @@ mod keys;
 mod late_commit;
 mod offsets;
 mod outages;
+mod replay;
 mod restore;
 mod saga;
 mod stuck;
