@@ -9,6 +9,8 @@
 //! away delays an unknown id, it never makes a message poison. Trailing bytes after a datum are refused: `0x00` plus a
 //! valid prefix is not a valid message.
 
+mod from_json;
+
 use std::collections::HashMap;
 use std::io::Read as _;
 use std::sync::{Arc, Mutex, RwLock};
@@ -23,6 +25,7 @@ use serde::de::DeserializeOwned;
 use serde_avro_fast::de::{DeError, DeserializerConfig, DeserializerState, read::SliceRead};
 use serde_avro_fast::ser::SerializerConfig;
 
+pub use from_json::FitError;
 pub use serde_avro_fast::Schema;
 pub use serde_avro_fast::ser::SerError;
 
@@ -134,6 +137,20 @@ pub enum PinError {
         #[source]
         source: serde_avro_fast::schema::SchemaError,
     },
+}
+
+/// Why JSON could not be made a message.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// It does not fit the schema.
+    #[error(transparent)]
+    Fit(#[from] FitError),
+    /// The encoder refuses it.
+    #[error("it cannot be encoded")]
+    Encode(#[source] SerError),
+    /// It would be read as something else.
+    #[error("what was encoded does not read back as the same")]
+    Unlike,
 }
 
 /// Where the registry is and how to log in.
@@ -266,6 +283,17 @@ impl Registry {
         let sent = request.send().await.and_then(reqwest::Response::error_for_status);
         sent.map(drop)
             .map_err(|error| PinError::Unavailable(unavailable(error)))
+    }
+
+    /// The newest schema of a subject: its id.
+    ///
+    /// # Errors
+    /// The registry has no such subject, or does not answer.
+    pub async fn newest(&self, subject: &str) -> Result<u32, SRCError> {
+        let found = registry::perform_sr_call(&self.settings, SrCall::GetLatest(subject)).await?;
+        found
+            .id
+            .ok_or_else(|| SRCError::new("the registry answers without an id", None, false))
     }
 
     /// The text of schema `id`.
@@ -435,21 +463,28 @@ impl Codec {
     /// See [`DecodeError`].
     pub async fn open<'a>(&self, value: &'a [u8]) -> Result<(Arc<WriterSchema>, &'a [u8]), DecodeError> {
         let (id, datum) = split(value)?;
+        Ok((self.schema(id).await?, datum))
+    }
+
+    /// Schema `id`, asking the registry when it is seen for the first time.
+    ///
+    /// # Errors
+    /// See [`DecodeError`].
+    pub async fn schema(&self, id: u32) -> Result<Arc<WriterSchema>, DecodeError> {
         let known = self
             .readers
             .read()
             .expect("no holder of this lock panics")
             .get(&id)
             .cloned();
-        let schema = match known {
-            Some(schema) => schema,
+        match known {
+            Some(schema) => Ok(schema),
             None => {
                 let text = self.registry.schema_text(id).await?;
                 self.fetched.lock().expect("no holder of this lock panics").push(id);
-                self.remember(id, &text)?
+                self.remember(id, &text)
             }
-        };
-        Ok((schema, datum))
+        }
     }
 
     /// Decodes a stored event of the service's own set.
@@ -471,6 +506,24 @@ impl Codec {
     pub async fn to_json(&self, value: &[u8]) -> Result<serde_json::Value, DecodeError> {
         let (schema, datum) = self.open(value).await?;
         Ok(read_datum(datum, &schema.schema)?)
+    }
+}
+
+/// A message that says `value`, with schema `id`. What `value` lacks gets the schema's defaults.
+///
+/// # Errors
+/// It does not fit, with its place.
+pub fn from_json(id: u32, schema: &WriterSchema, value: &serde_json::Value) -> Result<Vec<u8>, EncodeError> {
+    let text: serde_json::Value = serde_json::from_str(&schema.text).unwrap_or_default();
+    let value = from_json::fit(&text, value)?;
+    let mut message = vec![MAGIC];
+    message.extend_from_slice(&id.to_be_bytes());
+    let message = write_datum(&value, &schema.schema, message).map_err(EncodeError::Encode)?;
+    let read = read_datum::<serde_json::Value>(&message[HEADER_LENGTH..], &schema.schema);
+    if read.ok().as_ref() == Some(&value) {
+        Ok(message)
+    } else {
+        Err(EncodeError::Unlike)
     }
 }
 

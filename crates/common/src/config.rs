@@ -14,9 +14,11 @@ use std::time::Duration;
 use crate::codec::RegistrySettings;
 
 mod kafka;
+mod patience;
 mod secret;
 
 pub use kafka::{kafka, kafka_variable};
+pub use patience::{RETRY_CLASSES, breaker, retry};
 pub use secret::Secret;
 
 /// Why the environment is no configuration.

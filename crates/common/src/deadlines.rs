@@ -83,6 +83,7 @@ pub async fn run<M: Model>(
         tokio::select! {
             () = shutdown.cancelled() => return,
             _ = ticks.tick() => {}
+            () = clockwork.committer.due_at_once() => {}
         }
         if let Err(error) = clockwork.turn(&shutdown).await {
             tracing::debug!(service = M::NAME, error, "the clockwork could not turn");
@@ -126,9 +127,13 @@ struct Clockwork<M: Model> {
 impl<M: Model> Clockwork<M> {
     async fn turn(&mut self, shutdown: &CancellationToken) -> Result<(), String> {
         let client = self.pool.get().await.map_err(text)?;
-        let heads = parking::claim_due(&client, M::NAME, HEADS_CLAIMED_MAX, CLAIM_LEASE)
-            .await
-            .map_err(text)?;
+        let heads = if self.committer.breaker().is_open() {
+            Vec::new()
+        } else {
+            parking::claim_due(&client, M::NAME, HEADS_CLAIMED_MAX, CLAIM_LEASE)
+                .await
+                .map_err(text)?
+        };
         // Ahead of time, so that a deadline that is met in good order fires when it passes.
         let ahead = if M::DEADLINES_WAIT_FOR_INPUT {
             self.settings.grace + INPUT_AGE_MAX
@@ -252,7 +257,9 @@ impl<M: Model> Clockwork<M> {
 
     async fn figures(&self) -> Result<(), String> {
         let client = self.pool.get().await.map_err(text)?;
-        let (keys, records) = parking::depth(&client, M::NAME).await.map_err(text)?;
+        let waiting = parking::figures(&client, M::NAME).await.map_err(text)?;
+        let overdue = timers::overdue(&client).await.map_err(text)?;
+        self.committer.model().figures(&client).await.map_err(text)?;
         let ours = inbox::offsets(&client, M::NAME).await.map_err(text)?;
         for (id, schema) in self.committer.codec().take_fetched() {
             store::remember_schema(&client, id, &schema.name, &schema.text)
@@ -260,8 +267,13 @@ impl<M: Model> Clockwork<M> {
                 .map_err(text)?;
         }
         drop(client);
-        metrics::gauge!(names::PARKED_KEYS, "consumer" => M::NAME).set(keys as f64);
-        metrics::gauge!(names::PARKED_RECORDS, "consumer" => M::NAME).set(records as f64);
+        metrics::gauge!(names::PARKED_KEYS, "consumer" => M::NAME).set(waiting.keys as f64);
+        metrics::gauge!(names::PARKED_RECORDS, "consumer" => M::NAME).set(waiting.records as f64);
+        metrics::gauge!(names::PARKED_OLDEST_AGE_SECONDS, "consumer" => M::NAME).set(waiting.oldest_key_secs);
+        metrics::gauge!(names::DEAD_LETTERS, "consumer" => M::NAME).set(waiting.undecided as f64);
+        metrics::gauge!(names::DEAD_LETTERS_OLDEST_AGE_SECONDS, "consumer" => M::NAME)
+            .set(waiting.oldest_undecided_secs);
+        metrics::gauge!(names::TIMERS_OVERDUE_SECONDS, "service" => M::NAME).set(overdue.as_secs_f64());
         for end in self.settings.log.log_ends(&self.settings.topics).await.map_err(text)? {
             let next = ours
                 .get(&(end.topic.clone(), end.partition))

@@ -2,6 +2,8 @@
 //!
 //! Mechanism only: no business noun lives here.
 
+pub mod breaker;
+pub mod campaigns;
 pub mod claims;
 pub mod codec;
 pub mod committer;

@@ -133,6 +133,14 @@ pub trait Model: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Sets gauges of its own that cost a query; called every few seconds, beside all work.
+    ///
+    /// # Errors
+    /// The database's.
+    async fn figures(&self, _client: &deadpool_postgres::Client) -> Result<(), tokio_postgres::Error> {
+        Ok(())
+    }
+
     /// Called after the commit, in the same order: wake waiters, count outcomes. Must not block.
     fn committed(&self, _changes: &[Change<'_, Self>]) {}
 }

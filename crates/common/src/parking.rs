@@ -7,8 +7,12 @@
 //! A key is parked as well when versions of its stream are missing: `parked_keys.missing` says which. They are taken off
 //! as they arrive, and queue before what waits for them, for a queue is in order of version.
 
+mod burial;
+mod decided;
 mod failure;
 mod listing;
+mod retry;
+mod selection;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -23,10 +27,12 @@ use uuid::Uuid;
 use crate::event::Envelope;
 use crate::record::Record;
 
-pub use failure::{Disposition, ERROR_LENGTH_MAX, Failure, GAP, RetryPolicy, chain};
-pub use listing::{
-    DeadLetter, ParkedKey, Queued, dead_letter, dead_letters, dead_letters_of, depth, parked_keys, queue, undecided,
-};
+pub use burial::died_again;
+pub use decided::{Chosen, ORIGINAL, REDRIVE_CAMPAIGN, REDRIVE_COUNT, REDRIVE_OPERATOR, let_go, send_back, settled};
+pub use failure::{Disposition, ERROR_LENGTH_MAX, Failure, GAP, chain};
+pub use listing::{Figures, ParkedKey, Queued, dead_letters_of, figures, parked_keys, queue, undecided};
+pub use retry::{RetryPolicy, Strategy};
+pub use selection::{DeadLetter, Filter, dead_letters};
 
 /// A record to be set aside in this transaction.
 #[derive(Clone, Debug)]
@@ -58,6 +64,17 @@ pub struct Head {
     pub attempts: i32,
     /// When the first one failed.
     pub first_failed_at: Timestamp,
+    /// The campaign that it is redriven for, and its dead letter.
+    pub redriven: Option<Redriven>,
+}
+
+/// A dead letter on its way back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redriven {
+    /// Whose record it is.
+    pub campaign: i64,
+    /// Its row.
+    pub dead_letter: i64,
 }
 
 /// Which of these `(topic, key)` are parked. Locks the rows it finds.
@@ -90,7 +107,7 @@ pub async fn parked_among(
 /// # Errors
 /// The database's.
 pub async fn set_aside(tx: &Transaction<'_>, consumer: &str, records: &[SetAside<'_>]) -> Result<(), Error> {
-    bury(tx, consumer, records).await?;
+    burial::bury(tx, consumer, records).await?;
     park_keys(tx, consumer, records).await?;
     queue_up(tx, consumer, records).await
 }
@@ -221,79 +238,6 @@ async fn queue_up(tx: &Transaction<'_>, consumer: &str, records: &[SetAside<'_>]
     Ok(())
 }
 
-async fn bury(tx: &Transaction<'_>, consumer: &str, records: &[SetAside<'_>]) -> Result<(), Error> {
-    let dead: Vec<(&SetAside<'_>, &Failure)> = records
-        .iter()
-        .filter_map(|aside| Some((aside, aside.failure?)))
-        .filter(|(_, failure)| failure.disposition != Disposition::Retry)
-        .collect();
-    if dead.is_empty() {
-        return Ok(());
-    }
-    let of = || dead.iter().map(|(aside, _)| aside.record);
-    let envelopes = || dead.iter().map(|(aside, _)| aside.envelope);
-    let topics: Vec<&str> = of().map(|record| &*record.topic).collect();
-    let partitions: Vec<i32> = of().map(|record| record.partition).collect();
-    let offsets: Vec<i64> = of().map(|record| record.offset).collect();
-    let times: Vec<Option<Timestamp>> = of().map(|record| record.timestamp).collect();
-    let record_keys: Vec<Option<&[u8]>> = of().map(|record| record.key.as_deref()).collect();
-    let values: Vec<Option<&[u8]>> = of().map(|record| record.value.as_deref()).collect();
-    let headers = HeaderColumns::of(of());
-    let keys: Vec<Option<&str>> = envelopes().map(|of| of.map(|envelope| &*envelope.subject)).collect();
-    let ids: Vec<Option<Uuid>> = envelopes().map(|of| of.map(|envelope| envelope.id)).collect();
-    let types: Vec<Option<&str>> = envelopes().map(|of| of.map(|envelope| &*envelope.event_type)).collect();
-    let traces: Vec<Option<&str>> = envelopes().map(|of| of?.traceparent.as_deref()).collect();
-    let dispositions: Vec<&str> = dead.iter().map(|(_, failure)| failure.disposition.as_str()).collect();
-    let classes: Vec<&str> = dead.iter().map(|(_, failure)| failure.class).collect();
-    let errors: Vec<&str> = dead.iter().map(|(_, failure)| &*failure.message).collect();
-    let attempts: Vec<i32> = dead.iter().map(|(aside, _)| aside.attempts).collect();
-    let since: Vec<Timestamp> = dead.iter().map(|(aside, _)| aside.first_failed_at).collect();
-    let statement = tx
-        .prepare_cached(
-            "INSERT INTO dead_letters (consumer, topic, partition, record_offset, record_timestamp, record_key, value,
-                                       header_names, header_values, key, event_id, event_type, disposition,
-                                       error_class, error, attempts, first_failed_at, traceparent)
-             SELECT $1, r.topic, r.partition, r.record_offset, r.record_timestamp, r.record_key, r.value,
-                    ($8::text[])[r.first:r.last], ($9::bytea[])[r.first:r.last], r.key, r.event_id, r.event_type,
-                    r.disposition, r.error_class, r.error, r.attempts, r.first_failed_at, r.traceparent
-             FROM unnest($2::text[], $3::int[], $4::bigint[], $5::timestamptz[], $6::bytea[], $7::bytea[], $10::int[],
-                         $11::int[], $12::text[], $13::uuid[], $14::text[], $15::text[], $16::text[], $17::text[],
-                         $18::int[], $19::timestamptz[], $20::text[]) WITH ORDINALITY
-                  AS r (topic, partition, record_offset, record_timestamp, record_key, value, first, last, key, event_id,
-                        event_type, disposition, error_class, error, attempts, first_failed_at, traceparent, n)
-             ORDER BY r.n
-             ON CONFLICT (consumer, topic, partition, record_offset) DO NOTHING",
-        )
-        .await?;
-    tx.execute(
-        &statement,
-        &[
-            &consumer,
-            &topics,
-            &partitions,
-            &offsets,
-            &times,
-            &record_keys,
-            &values,
-            &headers.names,
-            &headers.values,
-            &headers.firsts,
-            &headers.lasts,
-            &keys,
-            &ids,
-            &types,
-            &dispositions,
-            &classes,
-            &errors,
-            &attempts,
-            &since,
-            &traces,
-        ],
-    )
-    .await?;
-    Ok(())
-}
-
 /// Notes versions of parked keys' streams that did not arrive: topic, key, first and last one. What comes after them
 /// waits, in each key's queue.
 ///
@@ -415,16 +359,22 @@ async fn claim(
             &[&consumer, &limit, &lease.as_secs_f64(), &topic, &key],
         )
         .await?;
-    Ok(rows
-        .iter()
-        .map(|row| Head {
-            seq: row.get("seq"),
-            key: row.get("key"),
-            record: record_of(row),
-            attempts: row.get("key_attempts"),
-            first_failed_at: row.get("parked_at"),
-        })
-        .collect())
+    Ok(rows.iter().map(head_of).collect())
+}
+
+fn head_of(row: &Row) -> Head {
+    let redriven = |campaign| {
+        row.get::<_, Option<i64>>("dead_letter")
+            .map(|dead_letter| Redriven { campaign, dead_letter })
+    };
+    Head {
+        seq: row.get("seq"),
+        key: row.get("key"),
+        record: record_of(row),
+        attempts: row.get("key_attempts"),
+        first_failed_at: row.get("parked_at"),
+        redriven: row.get::<_, Option<i64>>("campaign").and_then(redriven),
+    }
 }
 
 /// Whether a head may be handled now.

@@ -16,15 +16,16 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::breaker::Breaker;
 use crate::claims::Claims;
 use crate::codec::{Codec, DecodeError, PinError, Registry, RegistrySettings};
-use crate::committer::{Commands, Committer, RECORDS_QUEUED_MAX};
+use crate::committer::{Commands, Committer, Patience, RECORDS_QUEUED_MAX};
 use crate::event::EventSet;
 use crate::migrate::Migration;
 use crate::model::Model;
 use crate::parking::RetryPolicy;
 use crate::replay::restore;
-use crate::{consumer, deadlines, inbox, kafka, pg, relay, store};
+use crate::{breaker, campaigns, consumer, deadlines, inbox, kafka, pg, relay, store};
 
 /// The migrations of the runtime's own tables; they come before a service's own.
 pub const MIGRATIONS: &[Migration] = &[
@@ -48,6 +49,11 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "0004_restore.sql",
         sql: include_str!("../../../migrations/common/0004_restore.sql"),
     },
+    Migration {
+        version: 5,
+        name: "0005_dead_letter_campaigns.sql",
+        sql: include_str!("../../../migrations/common/0005_dead_letter_campaigns.sql"),
+    },
 ];
 
 /// How a service reaches the world, and its bounds.
@@ -63,6 +69,8 @@ pub struct Settings {
     pub registry: RegistrySettings,
     /// How failed records are tried again.
     pub retry: RetryPolicy,
+    /// When the consumer pauses itself.
+    pub breaker: breaker::Settings,
     /// How often deadlines and parked heads are looked at.
     pub clock_interval: Duration,
     /// See [`deadlines::Settings::grace`].
@@ -155,6 +163,8 @@ pub struct Running<M: Model> {
     pub codec: Arc<Codec>,
     /// Its relay.
     pub relay: relay::Handle,
+    /// Its consumer's circuit breaker.
+    pub breaker: Arc<Breaker>,
     tasks: JoinSet<Result<(), Error>>,
     shutdown: CancellationToken,
 }
@@ -234,7 +244,10 @@ pub async fn start<M: Model>(
         pool.clone(),
         relay.clone(),
         claims.clone(),
-        settings.retry.clone(),
+        Patience {
+            retry: settings.retry.clone(),
+            breaker: settings.breaker.clone(),
+        },
         settings.kafka.namespace.as_deref(),
     );
     let (commands, serve_commands) = committer.serve_commands(shutdown.clone());
@@ -265,6 +278,17 @@ pub async fn start<M: Model>(
             consumer.await.map_err(stopped)
         });
     }
+    let breaker = committer.breaker().clone();
+    let campaigns = campaigns::run(
+        committer.clone(),
+        pool.clone(),
+        settings.clock_interval,
+        shutdown.clone(),
+    );
+    tasks.spawn(async move {
+        campaigns.await;
+        Ok(())
+    });
     let clock = deadlines::Settings {
         topics: inputs,
         log,
@@ -289,6 +313,7 @@ pub async fn start<M: Model>(
         pool,
         codec,
         relay,
+        breaker,
         tasks,
         shutdown,
     })

@@ -53,6 +53,21 @@ pub async fn rearm(
     Ok(())
 }
 
+/// How long ago the oldest deadline passed that has not been dealt with; zero if none has.
+///
+/// # Errors
+/// The database's.
+pub async fn overdue(client: &impl GenericClient) -> Result<Duration, Error> {
+    let row = client
+        .query_one(
+            "SELECT greatest(extract(epoch FROM now() - min(due_at))::float8, 0) FROM timers",
+            &[],
+        )
+        .await?;
+    let seconds: Option<f64> = row.get(0);
+    Ok(Duration::from_secs_f64(seconds.unwrap_or(0.0)))
+}
+
 /// Whether any deadline lies before the database's now plus `ahead`.
 ///
 /// # Errors

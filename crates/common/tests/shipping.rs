@@ -51,6 +51,7 @@ async fn settings(database: &testkit::Database) -> Settings {
             token: None,
         },
         retry: RetryPolicy::default(),
+        breaker: common::breaker::Settings::default(),
         clock_interval: Duration::from_millis(50),
         deadline_grace: Duration::ZERO,
     }

@@ -105,6 +105,13 @@ impl Model for Orders {
         store::upsert(tx, &mut moved).await
     }
 
+    async fn figures(&self, client: &deadpool_postgres::Client) -> Result<(), tokio_postgres::Error> {
+        let (stuck, overdue) = store::wanting(client).await?;
+        metrics::gauge!("rondo_sagas_stuck").set(stuck as f64);
+        metrics::gauge!("rondo_sagas_overdue").set(overdue as f64);
+        Ok(())
+    }
+
     fn committed(&self, changes: &[Change<'_, Self>]) {
         let mut endings = Vec::new();
         for change in changes {

@@ -145,6 +145,21 @@ pub async fn overdue(client: &impl GenericClient, limit: i64) -> Result<Vec<Row>
     Ok(rows.iter().map(row).collect())
 }
 
+/// How many orders are stuck, and how many should have changed their status by now.
+///
+/// # Errors
+/// The database's.
+pub async fn wanting(client: &impl GenericClient) -> Result<(i64, i64), Error> {
+    let row = client
+        .query_one(
+            "SELECT count(*) FILTER (WHERE status = 'stuck'), count(*) FILTER (WHERE status <> 'stuck' AND due_at < now())
+             FROM orders WHERE status IN ('placed', 'confirmed', 'cancelling', 'stuck')",
+            &[],
+        )
+        .await?;
+    Ok((row.get(0), row.get(1)))
+}
+
 /// How many orders have each status; statuses that no order has are left out.
 ///
 /// # Errors

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use axum::Router;
-use common::config::{Config, Environment};
+use common::config::{self, Config, Environment};
 use common::http::{Health, OperatorToken, server};
 use common::model::Model;
-use common::parking::RetryPolicy;
 use common::service::{self, Running};
 use common::telemetry;
 use deadpool_postgres::Pool;
@@ -49,17 +48,14 @@ pub struct Part {
 ///
 /// # Errors
 /// A variable is missing, malformed or refused.
-pub fn settings(config: &Config, environment: &Environment) -> Result<service::Settings> {
+pub fn settings(service: &str, config: &Config, environment: &Environment) -> Result<service::Settings> {
     Ok(service::Settings {
         database_url: config.database_url.expose().to_owned(),
         pool_size: config.database_connections,
         kafka: config.kafka.clone(),
         registry: config.registry.clone(),
-        retry: RetryPolicy {
-            attempts_max: environment.number("RONDO_RETRY_ATTEMPTS", 6, 1..=1_000)?,
-            first_wait: Duration::from_millis(environment.number("RONDO_RETRY_FIRST_WAIT_MS", 500, 1..=600_000)?),
-            wait_max: environment.seconds("RONDO_RETRY_WAIT_MAX_SECS", 60, 1..=86_400)?,
-        },
+        retry: config::retry(environment, service)?,
+        breaker: config::breaker(environment)?,
         clock_interval: Duration::from_millis(environment.number("RONDO_CLOCK_INTERVAL_MS", 500, 10..=60_000)?),
         deadline_grace: Duration::from_millis(environment.number("RONDO_DEADLINE_GRACE_MS", 30_000, 0..=600_000)?),
     })
@@ -80,7 +76,7 @@ pub async fn start(service: &str, environment: &Environment, shutdown: &Cancella
 
 async fn start_orders(environment: &Environment, shutdown: &CancellationToken) -> Result<Part> {
     let config = Config::read(environment, "orders", 8080)?;
-    let settings = settings(&config, environment)?;
+    let settings = settings("orders", &config, environment)?;
     let window = |seconds: Duration| jiff::SignedDuration::try_from(seconds).context("the window is too long");
     let windows = orders::http::Windows {
         decide_within: window(environment.seconds("RONDO_DECIDE_SECS", 60, 1..=86_400)?)?,
@@ -111,7 +107,7 @@ async fn start_orders(environment: &Environment, shutdown: &CancellationToken) -
 
 async fn start_payments(environment: &Environment, shutdown: &CancellationToken) -> Result<Part> {
     let config = Config::read(environment, "payments", 8082)?;
-    let settings = settings(&config, environment)?;
+    let settings = settings("payments", &config, environment)?;
     let running = service::start(Arc::new(payments::Payments), settings, shutdown.clone()).await?;
     let routes = payments::http::router(Arc::new(payments::http::Context {
         pool: running.pool.clone(),
@@ -121,7 +117,7 @@ async fn start_payments(environment: &Environment, shutdown: &CancellationToken)
 
 async fn start_inventory(environment: &Environment, shutdown: &CancellationToken) -> Result<Part> {
     let config = Config::read(environment, "inventory", 8083)?;
-    let settings = settings(&config, environment)?;
+    let settings = settings("inventory", &config, environment)?;
     let running = service::start(Arc::new(inventory::Inventory), settings, shutdown.clone()).await?;
     let routes = inventory::http::router(Arc::new(inventory::http::Context {
         commands: running.commands.clone(),
@@ -132,7 +128,9 @@ async fn start_inventory(environment: &Environment, shutdown: &CancellationToken
 }
 
 fn part<M: Model>(running: Running<M>, routes: OpenApiRouter) -> Part {
-    let health = health(M::NAME, running.pool.clone());
+    let breaker = running.breaker.clone();
+    let health =
+        health(M::NAME, running.pool.clone()).advice(format!("{}.consumer", M::NAME), move || breaker.complaint());
     let ended = tokio::spawn(async move { Ok(running.join().await?) });
     Part {
         service: M::NAME,

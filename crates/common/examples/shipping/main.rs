@@ -31,6 +31,7 @@ async fn main() -> anyhow::Result<()> {
         kafka: config.kafka.clone(),
         registry: config.registry.clone(),
         retry: RetryPolicy::default(),
+        breaker: common::breaker::Settings::default(),
         clock_interval: Duration::from_millis(500),
         deadline_grace: Duration::from_secs(5),
     };

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use deadpool_postgres::Transaction;
 use futures_util::try_join;
@@ -167,7 +168,7 @@ impl<M: Model> Committer<M> {
         let results: Vec<Settled<M>> = items
             .iter()
             .zip(results)
-            .map(|(item, result)| self.exhaust(item, result.expect("each item was sorted out or decided")))
+            .map(|(item, result)| self.judged(item, result.expect("each item was sorted out or decided")))
             .collect();
 
         let mut appended: Vec<&mut Recorded> = streams
@@ -449,13 +450,15 @@ impl<M: Model> Committer<M> {
         Ok(())
     }
 
-    /// A head that was tried as often as it may be is not to be tried again.
-    fn exhaust(&self, item: &Item<M>, mut settled: Settled<M>) -> Settled<M> {
-        if let (Origin::Head(head), Settled::SetAside(Some(failure))) = (&item.origin, &mut settled)
-            && failure.disposition == Disposition::Retry
-            && head.head.attempts + 1 >= self.retry.attempts_max
-        {
-            failure.disposition = Disposition::Exhausted;
+    /// What becomes of a record that failed: whether it was tried as often as it may be.
+    fn judged(&self, item: &Item<M>, mut settled: Settled<M>) -> Settled<M> {
+        if let Settled::SetAside(Some(failure)) = &mut settled {
+            let (attempts, parks) = match &item.origin {
+                Origin::Record { envelope, .. } => (1, envelope.is_some()),
+                Origin::Head(head) => (head.head.attempts + 1, true),
+                Origin::Asked => return settled,
+            };
+            failure.disposition = self.retry.judge(failure, attempts, parks);
         }
         settled
     }
@@ -480,13 +483,16 @@ impl<M: Model> Committer<M> {
                         let outcome = if dead { InboxOutcome::Dead } else { InboxOutcome::Parked };
                         outcomes.entry(outcome as i16).or_default().push(envelope.id);
                     }
+                    let wait = failure
+                        .as_ref()
+                        .map_or(Duration::ZERO, |failure| self.retry.of(failure.class).wait(1));
                     aside.push(SetAside {
                         record,
                         envelope: envelope.as_ref(),
                         failure: failure.as_ref(),
                         attempts: i32::from(failure.is_some()),
                         first_failed_at: now,
-                        next_attempt_at: later(now, self.retry.wait(1)),
+                        next_attempt_at: later(now, wait),
                     });
                 }
                 (Origin::Head(head), Settled::SetAside(Some(failure))) => {
@@ -504,9 +510,14 @@ impl<M: Model> Committer<M> {
                         failure: Some(failure),
                         attempts,
                         first_failed_at: head.head.first_failed_at,
-                        next_attempt_at: later(now, self.retry.wait(attempts)),
+                        next_attempt_at: later(now, self.retry.of(failure.class).wait(attempts)),
                     };
                     parking::set_aside(tx, M::NAME, &[entry]).await?;
+                    if let Some(redriven) = head.head.redriven
+                        && failure.disposition != Disposition::Retry
+                    {
+                        parking::died_again(tx, redriven).await?;
+                    }
                 }
                 (Origin::Head(_), Settled::Stale) => {}
                 (Origin::Head(head), _) => {
@@ -515,6 +526,9 @@ impl<M: Model> Committer<M> {
                         .or_default()
                         .push(head.envelope.id);
                     parking::release_head(tx, M::NAME, &head.head).await?;
+                    if let Some(redriven) = head.head.redriven {
+                        parking::settled(tx, redriven).await?;
+                    }
                 }
                 _ => {}
             }
@@ -594,7 +608,7 @@ fn fillers_of<'a, M: Model>(
         .collect()
 }
 
-/// The gaps before records that were set aside: topic, key, first and last missing version.
+/// The gaps before records that wait: topic, key, first and last missing version. One that is given up waits for nothing.
 fn gaps_of<'a, M: Model>(
     items: &'a [Item<M>],
     arrivals: &[Arrival],
@@ -602,7 +616,12 @@ fn gaps_of<'a, M: Model>(
 ) -> Vec<(&'a str, &'a str, i64, i64)> {
     let arrived = items.iter().zip(arrivals).zip(results);
     arrived
-        .filter(|(_, result)| matches!(result, Settled::SetAside(_)))
+        .filter(|(_, result)| match result {
+            Settled::SetAside(failure) => failure
+                .as_ref()
+                .is_none_or(|failure| failure.disposition == Disposition::Retry),
+            _ => false,
+        })
         .filter_map(|((item, arrival), _)| Some((item.arrived()?, arrival.gap()?)))
         .map(|((record, envelope), Gap { first, last })| (&*record.topic, &*envelope.subject, first, last))
         .collect()

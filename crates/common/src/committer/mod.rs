@@ -21,16 +21,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{GenericClient, Pool};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
+use crate::breaker::{self, Breaker};
 use crate::claims::Claims;
 use crate::codec::Codec;
 use crate::event::{Cause, Envelope, StreamId};
 use crate::inbox;
 use crate::model::Model;
-use crate::parking::{Failure, Head, RetryPolicy, chain};
+use crate::parking::{Disposition, Failure, Head, RetryPolicy, chain};
 use crate::pg;
 use crate::record::Record;
 use crate::relay;
@@ -105,6 +107,15 @@ impl<M: Model> Item<M> {
     }
 }
 
+/// How failures are taken.
+#[derive(Clone, Debug, Default)]
+pub struct Patience {
+    /// How often and when a record is tried again.
+    pub retry: RetryPolicy,
+    /// When the consumer pauses itself.
+    pub breaker: breaker::Settings,
+}
+
 /// Decides and commits for one service.
 pub struct Committer<M: Model> {
     model: Arc<M>,
@@ -113,6 +124,9 @@ pub struct Committer<M: Model> {
     relay: relay::Handle,
     claims: Arc<Claims>,
     retry: RetryPolicy,
+    breaker: Arc<Breaker>,
+    /// Told when a head was parked that is due at once.
+    due_at_once: Notify,
     namespace_prefix: String,
     cache: StateCache<M::State>,
     versions: Versions,
@@ -126,17 +140,24 @@ impl<M: Model> Committer<M> {
         pool: Pool,
         relay: relay::Handle,
         claims: Arc<Claims>,
-        retry: RetryPolicy,
+        patience: Patience,
         namespace: Option<&str>,
     ) -> Arc<Self> {
         let namespace_prefix = namespace.map(|namespace| format!("{namespace}.")).unwrap_or_default();
+        // A counter that is there from the beginning shows its first rise.
+        for reason in [Disposition::Poison, Disposition::Business, Disposition::Exhausted] {
+            metrics::counter!(names::DEAD_LETTERS_TOTAL, "consumer" => M::NAME, "reason" => reason.as_str())
+                .increment(0);
+        }
         Arc::new(Self {
             model,
             codec,
             pool,
             relay,
             claims,
-            retry,
+            retry: patience.retry,
+            breaker: Arc::new(Breaker::new(M::NAME, patience.breaker)),
+            due_at_once: Notify::new(),
             namespace_prefix,
             cache: StateCache::default(),
             versions: Versions::default(),
@@ -179,6 +200,16 @@ impl<M: Model> Committer<M> {
     /// The model that this committer drives.
     pub fn model(&self) -> &Arc<M> {
         &self.model
+    }
+
+    /// What pauses its consumer.
+    pub fn breaker(&self) -> &Arc<Breaker> {
+        &self.breaker
+    }
+
+    /// Resolves when a head was parked that is due at once.
+    pub async fn due_at_once(&self) {
+        self.due_at_once.notified().await;
     }
 
     /// The codec that it encodes with.

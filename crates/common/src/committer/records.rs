@@ -1,6 +1,6 @@
 //! From a record to an item, and from items to committed offsets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use super::batch::Settled;
 use super::commands::Expect;
 use super::versions::{Arrival, Gap};
 use super::{BATCH_ITEMS_MAX, Committer, GaveUp, IDLE_OFFSETS_WAIT, Item, Origin, ParkedHead, RECONNECT_WAIT};
+use crate::breaker::Standing;
 use crate::deadlines::CLAIM_LEASE;
 use crate::envelope;
 use crate::event::{Cause, Envelope};
@@ -33,11 +34,24 @@ impl<M: Model> Committer<M> {
         // Records without work only move an offset; that can wait for the next batch with work, or a moment.
         let mut idle: Vec<Item<M>> = Vec::new();
         let mut idle_since = Instant::now();
+        // Taken when the breaker opened, and to be handled before all that comes after them.
+        let mut held: VecDeque<Item<M>> = VecDeque::new();
         loop {
+            let room = match self.breaker.standing() {
+                Standing::Closed => BATCH_ITEMS_MAX,
+                Standing::Probing => 1,
+                Standing::Open(pause) => {
+                    tokio::select! {
+                        () = shutdown.cancelled() => return,
+                        () = tokio::time::sleep(pause) => continue,
+                    }
+                }
+            };
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                received = records.recv_many(&mut batch, BATCH_ITEMS_MAX) => if received == 0 { return },
+                () = std::future::ready(()), if !held.is_empty() => {}
+                received = records.recv_many(&mut batch, room) => if received == 0 { return },
                 () = tokio::time::sleep_until(idle_since + IDLE_OFFSETS_WAIT), if !idle.is_empty() => {}
             }
             if self.claims.changes() != claims_seen {
@@ -49,6 +63,7 @@ impl<M: Model> Committer<M> {
                 idle_since = Instant::now();
             }
             let mut items = std::mem::take(&mut idle);
+            items.extend(held.drain(..room.min(held.len())));
             for record in batch.drain(..) {
                 let Some(item) = self.parse(record, &shutdown).await else {
                     return;
@@ -60,12 +75,15 @@ impl<M: Model> Committer<M> {
                 idle = items;
                 continue;
             }
-            self.claims.begin();
-            let all = self.commit_records(items, &shutdown).await;
-            self.claims.end();
-            if !all {
-                return;
+            if items.iter().any(|item| item.failure.is_some()) {
+                let room = self.breaker.room(items.iter().map(|item| item.failure.is_some()));
+                held = items.drain(room..).chain(held).collect();
             }
+            self.claims.begin();
+            let left = self.commit_records(items, &shutdown).await;
+            self.claims.end();
+            let Some(left) = left else { return };
+            held = left.into_iter().chain(held).collect();
         }
     }
 
@@ -111,7 +129,7 @@ impl<M: Model> Committer<M> {
             origin: Origin::Head(ParkedHead { head, envelope }),
             ..item
         };
-        self.commit_records(vec![item], shutdown).await
+        self.commit_records(vec![item], shutdown).await.is_some()
     }
 
     /// Finds out what a record asks for. Waits while the registry is away; `None` on shutdown.
@@ -193,9 +211,9 @@ impl<M: Model> Committer<M> {
 
     /// Commits `items`; a batch with a culprit is halved until the culprit is alone.
     ///
-    /// Whether all is dealt with. `false` only when stopping, and then nothing later may be committed: its offset would
-    /// pass what was left undone.
-    async fn commit_records(&self, items: Vec<Item<M>>, shutdown: &CancellationToken) -> bool {
+    /// What was left for later because the breaker opened: nothing, nearly always. `None` only when stopping, and then
+    /// nothing later may be committed: its offset would pass what was left undone.
+    async fn commit_records(&self, items: Vec<Item<M>>, shutdown: &CancellationToken) -> Option<Vec<Item<M>>> {
         let mut open = vec![items];
         while let Some(mut items) = open.pop() {
             items.retain(|item| self.is_held(item));
@@ -222,7 +240,7 @@ impl<M: Model> Committer<M> {
                     if culprit.failure.is_some() {
                         tracing::error!(error = reason, "a failed record cannot even be set aside; trying again");
                         tokio::select! {
-                            () = shutdown.cancelled() => return false,
+                            () = shutdown.cancelled() => return None,
                             () = tokio::time::sleep(RECONNECT_WAIT.1) => {}
                         }
                     } else {
@@ -232,10 +250,13 @@ impl<M: Model> Committer<M> {
                     open.push(items);
                 }
                 Err(GaveUp::Fenced) => {}
-                Err(GaveUp::Time(_)) => return false,
+                Err(GaveUp::Time(_)) => return None,
+            }
+            if !open.is_empty() && self.breaker.is_open() {
+                return Some(open.into_iter().rev().flatten().collect());
             }
         }
-        true
+        Some(Vec::new())
     }
 
     fn count(&self, items: &[Item<M>], results: &[Settled<M>], arrivals: &[Arrival]) {
@@ -247,21 +268,29 @@ impl<M: Model> Committer<M> {
             metrics::counter!(names::INBOX_DUPLICATES_TOTAL, "consumer" => M::NAME).increment(duplicates as u64);
         }
         let mut topics: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+        let (mut judged, mut dead) = (0, 0);
         for ((item, settled), arrival) in items.iter().zip(results).zip(arrivals) {
             if let Origin::Record { record, .. } = &item.origin {
                 let (records, repeats) = topics.entry(&record.topic).or_default();
                 *records += 1;
                 *repeats += u64::from(*arrival == Arrival::Late);
             }
+            // What is redriven is an operator's doing, and has a guard of its own.
+            let redriven = matches!(&item.origin, Origin::Head(parked) if parked.head.redriven.is_some());
+            if !redriven && matches!(settled, Settled::Done { .. } | Settled::SetAside(Some(_))) {
+                judged += 1;
+            }
             if let Settled::SetAside(failure) = settled {
                 if let (Some(gap), Some((record, envelope))) = (arrival.gap(), item.arrived()) {
                     alert::<M>(gap, record, envelope);
                 }
                 if let Some(failure) = failure {
+                    dead += u64::from(!redriven && failure.disposition != Disposition::Retry);
                     self.tell(item, failure);
                 }
             }
         }
+        self.breaker.note(judged, dead);
         for (topic, (records, repeats)) in topics {
             let label = topic.to_owned();
             metrics::counter!(names::CONSUMER_RECORDS_TOTAL, "consumer" => M::NAME, "topic" => label.clone())
@@ -299,6 +328,8 @@ impl<M: Model> Committer<M> {
             )
             .increment(1);
             self.relay.dead_letters_waiting();
+        } else if self.retry.of(failure.class).first_wait.is_zero() {
+            self.due_at_once.notify_one();
         }
     }
 }

@@ -27,6 +27,7 @@ type Checking = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 #[derive(Clone, Default)]
 pub struct Health {
     checks: Vec<Arc<Check>>,
+    advice: Vec<Arc<Advice>>,
     stopping: Option<CancellationToken>,
 }
 
@@ -34,6 +35,12 @@ struct Check {
     name: String,
     timeout: Duration,
     run: Box<dyn Fn() -> Checking + Send + Sync>,
+}
+
+/// What should be known of a part that is not well, and does not keep the service from its work.
+struct Advice {
+    name: String,
+    look: Box<dyn Fn() -> Option<String> + Send + Sync>,
 }
 
 /// What `/readyz` answers.
@@ -50,7 +57,7 @@ pub struct Readiness {
 pub struct CheckResult {
     /// Whether it passed.
     pub ok: bool,
-    /// Why not.
+    /// Why not, or what is not well even so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// How long it took.
@@ -78,6 +85,20 @@ impl Health {
         self
     }
 
+    /// Adds what is told beside the checks: `look` says what is not well, if anything is. It costs no readiness.
+    #[must_use]
+    pub fn advice(
+        mut self,
+        name: impl Into<String>,
+        look: impl Fn() -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.advice.push(Arc::new(Advice {
+            name: name.into(),
+            look: Box::new(look),
+        }));
+        self
+    }
+
     /// Not ready any more once `token` is cancelled, so that balancers look elsewhere while requests drain.
     #[must_use]
     pub fn until(mut self, token: CancellationToken) -> Self {
@@ -89,16 +110,25 @@ impl Health {
     #[must_use]
     pub fn merge(mut self, other: Self) -> Self {
         self.checks.extend(other.checks);
+        self.advice.extend(other.advice);
         self.stopping = self.stopping.or(other.stopping);
         self
     }
 
     /// Runs all checks at once.
     pub async fn readiness(&self) -> Readiness {
-        let checks: BTreeMap<_, _> = join_all(self.checks.iter().map(|check| check.result()))
+        let mut checks: BTreeMap<_, _> = join_all(self.checks.iter().map(|check| check.result()))
             .await
             .into_iter()
             .collect();
+        checks.extend(self.advice.iter().map(|advice| {
+            let result = CheckResult {
+                ok: true,
+                reason: (advice.look)(),
+                duration_ms: 0,
+            };
+            (advice.name.clone(), result)
+        }));
         let status = match self.stopping.as_ref() {
             Some(token) if token.is_cancelled() => "stopping",
             _ if checks.values().all(|check| check.ok) => "ready",
@@ -188,6 +218,14 @@ mod tests {
             StatusCode::OK,
             "liveness asks nobody"
         );
+    }
+
+    #[tokio::test]
+    async fn what_is_not_well_is_told_and_costs_no_readiness() {
+        let health = Health::new().advice("consumer", || Some("paused".to_owned()));
+        let response = get(health, "/readyz").await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(body_json(response).await["checks"]["consumer"]["reason"], "paused");
     }
 
     #[tokio::test]

@@ -1,6 +1,4 @@
-//! Why a record failed, what becomes of it, and when it is tried again. No SQL.
-
-use std::time::Duration;
+//! Why a record failed, and what becomes of it. No SQL.
 
 /// Longest error text that is kept.
 pub const ERROR_LENGTH_MAX: usize = 2_000;
@@ -102,51 +100,9 @@ fn storable(mut text: String) -> String {
     text
 }
 
-/// How often and when a parked head is tried again.
-#[derive(Clone, Debug)]
-pub struct RetryPolicy {
-    /// Attempts in all, the first one included.
-    pub attempts_max: i32,
-    /// Upper bound of the first wait.
-    pub first_wait: Duration,
-    /// Upper bound of any wait.
-    pub wait_max: Duration,
-}
-
-impl Default for RetryPolicy {
-    fn default() -> Self {
-        Self {
-            attempts_max: 6,
-            first_wait: Duration::from_millis(500),
-            wait_max: Duration::from_secs(60),
-        }
-    }
-}
-
-impl RetryPolicy {
-    /// The wait after `attempts` failed ones: exponential with full jitter.
-    pub fn wait(&self, attempts: i32) -> Duration {
-        let exponent = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(20);
-        let bound = self.first_wait.saturating_mul(1 << exponent).min(self.wait_max);
-        bound.mul_f64(rand::random::<f64>())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_wait_grows_with_the_attempts_and_never_passes_its_bound() {
-        let policy = RetryPolicy::default();
-        for attempts in 0..100 {
-            let bound = policy
-                .first_wait
-                .saturating_mul(1u32 << (attempts.clamp(1, 21) - 1))
-                .min(policy.wait_max);
-            assert!(policy.wait(attempts) <= bound, "after {attempts} attempts");
-        }
-    }
 
     #[test]
     fn a_long_error_is_cut_at_a_character() {

@@ -5,82 +5,48 @@ use jiff::Timestamp;
 use tokio_postgres::{Error, Row};
 use uuid::Uuid;
 
-use super::record_of;
-use crate::record::Record;
+use super::selection::{DeadLetter, Filter, dead_letters};
 
-/// How many keys are parked and how many records wait in all.
+/// Most dead letters of one key that are shown: one parks it, and those before it were decided about.
+const LETTERS_OF_KEY_MAX: i64 = 1_000;
+
+/// What waits and what is dead, in numbers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Figures {
+    /// Keys that wait behind a failed record.
+    pub keys: i64,
+    /// Records that wait on them.
+    pub records: i64,
+    /// How long the oldest of those keys has waited; zero if none does.
+    pub oldest_key_secs: f64,
+    /// Dead letters that nobody has decided about.
+    pub undecided: i64,
+    /// How long the oldest of them has; zero if there is none.
+    pub oldest_undecided_secs: f64,
+}
+
+/// What waits and what is dead, in numbers.
 ///
 /// # Errors
 /// The database's.
-pub async fn depth(client: &impl GenericClient, consumer: &str) -> Result<(i64, i64), Error> {
+pub async fn figures(client: &impl GenericClient, consumer: &str) -> Result<Figures, Error> {
     let row = client
         .query_one(
-            "SELECT (SELECT count(*) FROM parked_keys WHERE consumer = $1),
-                    (SELECT count(*) FROM parked WHERE consumer = $1)",
+            "SELECT (SELECT count(*) FROM parked WHERE consumer = $1), k.*, d.*
+             FROM (SELECT count(*), coalesce(extract(epoch FROM now() - min(since))::float8, 0) FROM parked_keys
+                   WHERE consumer = $1) AS k (keys, age),
+                  (SELECT count(*), coalesce(extract(epoch FROM now() - min(dead_at))::float8, 0) FROM dead_letters
+                   WHERE consumer = $1 AND status = 'dead') AS d (letters, age)",
             &[&consumer],
         )
         .await?;
-    Ok((row.get(0), row.get(1)))
-}
-
-/// A dead letter as people see it.
-#[derive(Clone, Debug)]
-pub struct DeadLetter {
-    /// Its row.
-    pub id: i64,
-    /// Who could not handle it.
-    pub consumer: String,
-    /// The record, byte for byte.
-    pub record: Record,
-    /// The key that it parks, if any.
-    pub key: Option<String>,
-    /// From its envelope, if it has one.
-    pub event_id: Option<Uuid>,
-    /// From its envelope, if it has one.
-    pub event_type: Option<String>,
-    /// See [`Disposition`].
-    pub disposition: String,
-    /// Short name of the error's kind.
-    pub error_class: String,
-    /// The error for people.
-    pub error: String,
-    /// How often it was tried.
-    pub attempts: i32,
-    /// When it failed first.
-    pub first_failed_at: Timestamp,
-    /// When it was given up.
-    pub dead_at: Timestamp,
-    /// `dead`, or what was decided about it since.
-    pub status: String,
-    /// When its copy was acknowledged on the dead-letter topic.
-    pub published_at: Option<Timestamp>,
-    /// How many records wait behind its key.
-    pub waiting: i64,
-}
-
-/// Dead letters with an id below `before`, newest first.
-///
-/// # Errors
-/// The database's.
-pub async fn dead_letters(client: &impl GenericClient, before: i64, limit: i64) -> Result<Vec<DeadLetter>, Error> {
-    let rows = client
-        .query(
-            &format!("{DEAD_LETTER} WHERE d.id < $1 ORDER BY d.id DESC LIMIT $2"),
-            &[&before, &limit],
-        )
-        .await?;
-    Ok(rows.iter().map(dead_letter_of).collect())
-}
-
-/// One dead letter.
-///
-/// # Errors
-/// The database's.
-pub async fn dead_letter(client: &impl GenericClient, id: i64) -> Result<Option<DeadLetter>, Error> {
-    let row = client
-        .query_opt(&format!("{DEAD_LETTER} WHERE d.id = $1"), &[&id])
-        .await?;
-    Ok(row.as_ref().map(dead_letter_of))
+    Ok(Figures {
+        records: row.get(0),
+        keys: row.get(1),
+        oldest_key_secs: row.get(2),
+        undecided: row.get(3),
+        oldest_undecided_secs: row.get(4),
+    })
 }
 
 /// The dead letters of the key `key`, whoever could not handle them, oldest first.
@@ -88,10 +54,13 @@ pub async fn dead_letter(client: &impl GenericClient, id: i64) -> Result<Option<
 /// # Errors
 /// The database's.
 pub async fn dead_letters_of(client: &impl GenericClient, key: &str) -> Result<Vec<DeadLetter>, Error> {
-    let rows = client
-        .query(&format!("{DEAD_LETTER} WHERE d.key = $1 ORDER BY d.id"), &[&key])
-        .await?;
-    Ok(rows.iter().map(dead_letter_of).collect())
+    let filter = Filter {
+        key: Some(key.to_owned()),
+        ..Filter::default()
+    };
+    let mut letters = dead_letters(client, &filter, i64::MAX, LETTERS_OF_KEY_MAX).await?;
+    letters.reverse();
+    Ok(letters)
 }
 
 /// How many dead letters nobody has decided about.
@@ -201,28 +170,4 @@ pub async fn queue(
         parked_at: row.get("parked_at"),
     };
     Ok(rows.iter().map(queued).collect())
-}
-
-const DEAD_LETTER: &str = "SELECT d.*, (SELECT count(*) FROM parked p
-     WHERE p.consumer = d.consumer AND p.topic = d.topic AND p.key = d.key AND p.event_id <> d.event_id) AS waiting
-     FROM dead_letters d";
-
-fn dead_letter_of(row: &Row) -> DeadLetter {
-    DeadLetter {
-        id: row.get("id"),
-        consumer: row.get("consumer"),
-        record: record_of(row),
-        key: row.get("key"),
-        event_id: row.get("event_id"),
-        event_type: row.get("event_type"),
-        disposition: row.get("disposition"),
-        error_class: row.get("error_class"),
-        error: row.get("error"),
-        attempts: row.get("attempts"),
-        first_failed_at: row.get("first_failed_at"),
-        dead_at: row.get("dead_at"),
-        status: row.get("status"),
-        published_at: row.get("published_at"),
-        waiting: row.get("waiting"),
-    }
 }

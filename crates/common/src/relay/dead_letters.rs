@@ -20,6 +20,7 @@ use super::Inner;
 use super::outage::{Backoff, Outage};
 use super::publisher::producer_config;
 use crate::kafka::{self, QuietContext};
+use crate::parking::{REDRIVE_CAMPAIGN, REDRIVE_COUNT};
 use crate::record::Record;
 
 /// Dead letters in one round of reports.
@@ -47,7 +48,7 @@ pub mod names {
     pub const ORIGINAL_TIMESTAMP: &str = "kafka_dlt-original-timestamp";
     /// `CreateTime`.
     pub const ORIGINAL_TIMESTAMP_TYPE: &str = "kafka_dlt-original-timestamp-type";
-    /// Who could not handle it.
+    /// Who could not handle it: the group, with its namespace.
     pub const ORIGINAL_CONSUMER_GROUP: &str = "kafka_dlt-original-consumer-group";
     /// The error's kind.
     pub const EXCEPTION_FQCN: &str = "kafka_dlt-exception-fqcn";
@@ -63,6 +64,8 @@ pub mod names {
     pub const ATTEMPTS: &str = "rondo-dlt-attempts";
     /// RFC 3339.
     pub const FIRST_FAILED_AT: &str = "rondo-dlt-first-failed-at";
+    /// Decimal: how often it was redriven and came back; not there if it never was.
+    pub const RETURNS: &str = "rondo-dlt-returns";
     /// W3C trace context of the failed attempt.
     pub const TRACEPARENT: &str = "rondo-dlt-traceparent";
 }
@@ -83,6 +86,9 @@ struct DeadLetter {
     error: String,
     attempts: i32,
     first_failed_at: Timestamp,
+    redrives: i32,
+    returns: i32,
+    campaign: Option<i64>,
     traceparent: Option<String>,
 }
 
@@ -149,7 +155,7 @@ impl Rounds<'_> {
                 match result {
                     Ok(()) => {
                         outage.is_over();
-                        published.push(letter.id);
+                        published.push((letter.id, letter.returns));
                     }
                     Err(source) => {
                         outage.begins(&NotPublished {
@@ -177,11 +183,13 @@ impl Rounds<'_> {
                 Err(error) => return page.iter().map(|_| Err(error.clone())).collect(),
             },
         };
+        let kafka = &self.inner.settings.kafka;
         let sends = page.iter().map(|letter| {
             let producer = producer.clone();
             async move {
                 let topic = letter.dlq_topic();
-                let mut record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(&topic).headers(letter.headers());
+                let mut record: FutureRecord<'_, [u8], [u8]> =
+                    FutureRecord::to(&topic).headers(letter.headers(&kafka.named(&letter.consumer)));
                 record.key = letter.key.as_deref();
                 record.payload = letter.value.as_deref();
                 producer
@@ -217,8 +225,9 @@ impl DeadLetter {
     }
 
     /// The record's own headers in their order, without what an earlier death left, and then this death's.
-    fn headers(&self) -> OwnedHeaders {
-        let own = |name: &str| !name.starts_with("kafka_dlt-") && !name.starts_with("rondo-dlt-");
+    fn headers(&self, group: &str) -> OwnedHeaders {
+        let death = ["kafka_dlt-", "rondo-dlt-", "rondo-redrive-"];
+        let own = |name: &str| !death.iter().any(|prefix| name.starts_with(prefix));
         let mut all = OwnedHeaders::new_with_capacity(self.headers.count() + 16);
         for header in self.headers.iter().filter(|header| own(header.key)) {
             all = all.insert(header);
@@ -237,7 +246,7 @@ impl DeadLetter {
             add(names::ORIGINAL_TIMESTAMP, &timestamp.as_millisecond().to_be_bytes());
             add(names::ORIGINAL_TIMESTAMP_TYPE, b"CreateTime");
         }
-        add(names::ORIGINAL_CONSUMER_GROUP, self.consumer.as_bytes());
+        add(names::ORIGINAL_CONSUMER_GROUP, group.as_bytes());
         add(
             names::EXCEPTION_FQCN,
             cut(&self.error_class, MESSAGE_BYTES_MAX).as_bytes(),
@@ -251,6 +260,11 @@ impl DeadLetter {
         add(names::DISPOSITION, self.disposition.as_bytes());
         add(names::ATTEMPTS, self.attempts.to_string().as_bytes());
         add(names::FIRST_FAILED_AT, self.first_failed_at.to_string().as_bytes());
+        if let Some(campaign) = self.campaign {
+            add(REDRIVE_CAMPAIGN, format!("{}/{campaign}", self.consumer).as_bytes());
+            add(REDRIVE_COUNT, self.redrives.to_string().as_bytes());
+            add(names::RETURNS, self.returns.to_string().as_bytes());
+        }
         if let Some(traceparent) = &self.traceparent {
             add(names::TRACEPARENT, traceparent.as_bytes());
         }
@@ -275,15 +289,18 @@ async fn unpublished(pool: &Pool, after: i64) -> Result<Vec<DeadLetter>, PoolErr
     Ok(rows.iter().map(letter_of).collect())
 }
 
-async fn mark_published(pool: &Pool, ids: &[i64]) -> Result<(), PoolError> {
-    if ids.is_empty() {
+/// Marks these deaths as published: a letter that has died again since, by how often it came back, is not.
+async fn mark_published(pool: &Pool, deaths: &[(i64, i32)]) -> Result<(), PoolError> {
+    if deaths.is_empty() {
         return Ok(());
     }
+    let (ids, returns): (Vec<i64>, Vec<i32>) = deaths.iter().copied().unzip();
     pool.get()
         .await?
         .execute(
-            "UPDATE dead_letters SET published_at = clock_timestamp() WHERE id = ANY($1)",
-            &[&ids],
+            "UPDATE dead_letters d SET published_at = clock_timestamp() FROM unnest($1::bigint[], $2::int[]) AS p (id, returns)
+             WHERE d.id = p.id AND d.returns = p.returns",
+            &[&ids, &returns],
         )
         .await?;
     Ok(())
@@ -308,6 +325,9 @@ fn letter_of(row: &Row) -> DeadLetter {
         error: row.get("error"),
         attempts: row.get("attempts"),
         first_failed_at: row.get("first_failed_at"),
+        redrives: row.get("redrives"),
+        returns: row.get("returns"),
+        campaign: row.get("last_campaign"),
         traceparent: row.get("traceparent"),
     }
 }

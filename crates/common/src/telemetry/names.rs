@@ -14,14 +14,24 @@ pub const INBOX_DUPLICATES_TOTAL: &str = "inbox_duplicates_total";
 pub const STREAM_GAPS_TOTAL: &str = "stream_gaps_total";
 /// Counter `{consumer, topic}`: records whose version of their stream had already been passed: repetitions, mostly.
 pub const STREAM_REPEATS_TOTAL: &str = "stream_repeats_total";
+/// Gauge `{consumer}`: 1 while a consumer takes no records, or only probes, because too many became dead letters.
+pub const CONSUMER_BREAKER_OPEN: &str = "consumer_breaker_open";
+/// Counter `{consumer}`: times that it came to that.
+pub const CONSUMER_BREAKER_OPENED_TOTAL: &str = "consumer_breaker_opened_total";
 /// Gauge `{consumer}`: keys that wait behind a failed record.
 pub const PARKED_KEYS: &str = "parked_keys";
 /// Gauge `{consumer}`: records that wait on parked keys.
 pub const PARKED_RECORDS: &str = "parked_records";
+/// Gauge `{consumer}`: how long the oldest parked key has waited.
+pub const PARKED_OLDEST_AGE_SECONDS: &str = "parked_oldest_age_seconds";
 /// Counter `{consumer}`: attempts to apply a parked record again.
 pub const PARKED_RETRIES_TOTAL: &str = "parked_retries_total";
 /// Counter `{consumer, reason}`: records that became dead letters.
 pub const DEAD_LETTERS_TOTAL: &str = "dead_letters_total";
+/// Gauge `{consumer}`: dead letters about which nobody has decided.
+pub const DEAD_LETTERS: &str = "dead_letters";
+/// Gauge `{consumer}`: how long the oldest of them has waited for a decision.
+pub const DEAD_LETTERS_OLDEST_AGE_SECONDS: &str = "dead_letters_oldest_age_seconds";
 /// Histogram `{service, source}`: commands in one transaction, by where they came from.
 pub const COMMIT_BATCH_SIZE: &str = "commit_batch_size";
 /// Histogram `{service}`: one transaction, from its first statement to its commit.
@@ -40,6 +50,8 @@ pub const RELAY_PUBLISHED_TOTAL: &str = "relay_published_total";
 pub const RELAY_RESTARTS_TOTAL: &str = "relay_restarts_total";
 /// Gauge `{service}`: deadlines that have passed and wait for their turn.
 pub const TIMERS_DUE: &str = "timers_due";
+/// Gauge `{service}`: how long ago the oldest deadline passed that has not been dealt with.
+pub const TIMERS_OVERDUE_SECONDS: &str = "timers_overdue_seconds";
 /// Histogram `{method, route, status}`: one HTTP request, until its response's head is ready.
 pub const HTTP_SERVER_REQUEST_DURATION_SECONDS: &str = "http_server_request_duration_seconds";
 /// Gauge `{method}`: HTTP requests being answered.
@@ -74,6 +86,32 @@ pub(super) fn describe() {
         STREAM_REPEATS_TOTAL,
         Unit::Count,
         "Records whose version of their stream had been passed"
+    );
+    describe_gauge!(
+        CONSUMER_BREAKER_OPEN,
+        Unit::Count,
+        "1 while the consumer is paused by its circuit breaker"
+    );
+    describe_counter!(
+        CONSUMER_BREAKER_OPENED_TOTAL,
+        Unit::Count,
+        "Times that the circuit breaker paused the consumer"
+    );
+    describe_gauge!(
+        PARKED_OLDEST_AGE_SECONDS,
+        Unit::Seconds,
+        "How long the oldest parked key has waited"
+    );
+    describe_gauge!(DEAD_LETTERS, Unit::Count, "Dead letters about which nobody has decided");
+    describe_gauge!(
+        DEAD_LETTERS_OLDEST_AGE_SECONDS,
+        Unit::Seconds,
+        "How long the oldest of them has waited"
+    );
+    describe_gauge!(
+        TIMERS_OVERDUE_SECONDS,
+        Unit::Seconds,
+        "How long ago the oldest deadline passed that waits"
     );
     describe_gauge!(PARKED_KEYS, Unit::Count, "Keys that wait behind a failed record");
     describe_gauge!(PARKED_RECORDS, Unit::Count, "Records that wait on parked keys");

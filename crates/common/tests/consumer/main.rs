@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod batches;
+mod breaker;
+mod campaigns;
 mod claims;
 mod gaps;
 mod model;

@@ -72,11 +72,7 @@ async fn exhausted_retries_end_in_a_dead_letter_that_keeps_its_key() {
     assert_eq!((letter.event_id, letter.waiting), (Some(first.id), 1));
     assert_eq!(letter.record.value, Some(first.value.clone()));
     assert!(world.parked_keys().await[0].dead);
-    let counted = common::telemetry::metrics().render();
-    assert!(
-        counted.contains(r#"dead_letters_total{consumer="taster",reason="exhausted"}"#),
-        "{counted}"
-    );
+    assert!(counted_exhausted() > 0);
 
     // It does not go on by itself, even if it could by now.
     world.allow("soup").await;
@@ -98,11 +94,7 @@ async fn exhausted_retries_end_in_a_dead_letter_that_keeps_its_key() {
     })
     .await;
     assert_eq!(published.payload(), Some(&*first.value));
-    let counted = common::telemetry::metrics().render();
-    assert!(
-        counted.contains(r#"dead_letters_total{consumer="taster",reason="exhausted"}"#),
-        "{counted}"
-    );
+    assert!(counted_exhausted() > 0);
     assert_eq!(published.key(), Some(b"soup".as_slice()));
     let headers: Vec<(&str, &[u8])> = published
         .headers()
@@ -242,4 +234,11 @@ async fn a_statement_that_fails_for_every_record_makes_none_a_dead_letter() {
         (0, 0)
     );
     copy.stop().await;
+}
+
+fn counted_exhausted() -> u64 {
+    let text = common::telemetry::metrics().render();
+    let series = r#"dead_letters_total{consumer="taster",reason="exhausted"} "#;
+    let line = text.lines().find_map(|line| line.strip_prefix(series));
+    line.map_or(0, |value| value.parse().unwrap())
 }

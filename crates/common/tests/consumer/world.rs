@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::codec::{Codec, Registry, RegistrySettings};
 use common::event::{Envelope, EventSet, Recorded, StreamId};
-use common::parking::RetryPolicy;
+use common::parking::{Filter, RetryPolicy};
 use common::service::{self, Running, Settings};
 use common::{envelope, kafka, migrate};
 use deadpool_postgres::Pool;
@@ -77,7 +77,9 @@ impl World {
                 attempts_max: 1_000,
                 first_wait: Duration::from_millis(20),
                 wait_max: Duration::from_millis(200),
+                ..RetryPolicy::default()
             },
+            breaker: common::breaker::Settings::default(),
             clock_interval: Duration::from_millis(20),
             deadline_grace: Duration::ZERO,
         };
@@ -261,7 +263,9 @@ impl World {
 
     pub(crate) async fn dead_letters(&self) -> Vec<common::parking::DeadLetter> {
         let client = self.pool.get().await.unwrap();
-        let mut letters = common::parking::dead_letters(&client, i64::MAX, 100).await.unwrap();
+        let mut letters = common::parking::dead_letters(&client, &Filter::default(), i64::MAX, 100)
+            .await
+            .unwrap();
         letters.reverse();
         letters
     }

@@ -45,9 +45,7 @@ impl World {
     /// On other brokers, where the topic is the test's to make.
     pub(crate) async fn on(brokers: String) -> Self {
         let database = testkit::database(async |client| {
-            let runtime = include_str!("../../../../migrations/common/0001_runtime.sql");
-            client
-                .batch_execute(runtime)
+            common::migrate::apply(client, "common", common::service::MIGRATIONS)
                 .await
                 .expect("the runtime's tables are made");
         })

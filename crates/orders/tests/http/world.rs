@@ -9,11 +9,11 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use common::claims::Claims;
 use common::codec::{Codec, Registry, RegistrySettings};
+use common::committer::Patience;
 use common::committer::{Commands, Committer, Expect};
 use common::config::Secret;
 use common::event::{Cause, EventSet as _, StreamId};
 use common::http::OperatorToken;
-use common::parking::RetryPolicy;
 use common::relay::{self, Relay};
 use common::{kafka, migrate, service};
 use jiff::Timestamp;
@@ -101,7 +101,7 @@ fn copy(database: &Database, shutdown: &CancellationToken) -> Copy {
         pool.clone(),
         relay,
         Arc::new(Claims::default()),
-        RetryPolicy::default(),
+        Patience::default(),
         None,
     );
     let (commands, serving) = committer.serve_commands(shutdown.clone());
