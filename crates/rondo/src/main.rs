@@ -70,7 +70,7 @@ enum Command {
     /// Tell the log again: rebuild read models, see what a release would change, restore a database, look back
     #[command(subcommand)]
     Replay(replay::Command),
-    /// See what could not be handled
+    /// See what could not be handled, and redrive, skip, discard or export it
     #[command(subcommand)]
     Dlq(dlq::Command),
     /// See and move where services go on in the topics that they read

@@ -11,6 +11,7 @@ mod shop;
 mod cancel;
 mod copies;
 mod deadline;
+mod dlq;
 mod duplicates;
 mod garbage;
 mod hot_sku;

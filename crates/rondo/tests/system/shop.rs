@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
 
+use common::codec::RegistrySettings;
 use common::config::Environment;
 use common::{kafka, telemetry};
 use reqwest::{Client, Response};
@@ -125,14 +126,18 @@ impl Shop {
             ..kafka::Settings::default()
         };
         init::topics(&kafka, PARTITIONS).await.unwrap();
-        let registry = common::config::registry(&shop.environment()).unwrap();
-        init::schemas(&registry, Some(&namespace)).await.unwrap();
+        init::schemas(&shop.registry(), Some(&namespace)).await.unwrap();
         shop
     }
 
     /// Sets a variable of what is started from now on.
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.variables.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// How to reach the registry.
+    pub(crate) fn registry(&self) -> RegistrySettings {
+        common::config::registry(&self.environment()).unwrap()
     }
 
     fn environment(&self) -> Environment {
@@ -222,6 +227,7 @@ impl Shop {
         }
     }
 
+    /// The binary with `arguments`, about this shop.
     pub(crate) fn rondo(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rondo"));
         command

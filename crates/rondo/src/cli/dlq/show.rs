@@ -1,12 +1,17 @@
-//! `rondo dlq show`: one dead letter, as its writer meant it if that can be told, else byte by byte.
+//! `rondo dlq show`: dead letters, each as its writer meant it if that can be told, else byte by byte, with all that
+//! happened to it.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, bail};
+use common::campaigns::{self, Settled};
 use common::codec::{Codec, split};
 use common::parking::{self, DeadLetter, Queued};
+use deadpool_postgres::Client;
 use rdkafka::message::Headers as _;
 use serde_json::{Map, Value, json};
 
-use super::{LetterId, hexdump, summary};
+use super::list::{status, summary};
+use super::selection::{self, Selection};
+use super::{LetterId, hexdump};
 use crate::cli::output::{self, Table};
 use crate::cli::target::remember_schemas;
 use crate::cli::{Output, Target, Verdict};
@@ -15,50 +20,121 @@ use crate::cli::{Output, Target, Verdict};
 const BYTES_SHOWN_MAX: usize = 256;
 /// How many of those that wait behind it are shown.
 const WAITING_SHOWN_MAX: i64 = 20;
+/// How many steps of its history are shown.
+const HISTORY_SHOWN_MAX: i64 = 200;
 
-/// Shows the dead letter `id`.
-pub(super) async fn run(target: &Target, id: LetterId) -> Result<Verdict> {
-    let client = target.database(id.service).await?;
+/// What `dlq show` takes.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    selection: Selection,
+    /// Only with this disposition or error class, or with this text in their error.
+    #[arg(long, alias = "failure", value_name = "TEXT")]
+    reason: Option<String>,
+    /// Most to show of each service.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    limit: u32,
+}
+
+/// A dead letter with all that there is to say about it.
+struct Shown {
+    id: LetterId,
+    letter: DeadLetter,
+    said: Result<Value, String>,
+    /// In which campaign its value was changed, and what that says.
+    changed: Option<(i64, Result<Value, String>)>,
+    history: Vec<Settled>,
+    behind: Vec<Queued>,
+}
+
+/// Shows what was chosen.
+pub(super) async fn run(target: &Target, args: &Args) -> Result<Verdict> {
+    if args.selection.is_everything(args.reason.as_ref()) {
+        selection::refuse("show needs an id such as orders/12, or a filter; `rondo dlq list` lists the ids");
+    }
     let codec = target.codec()?;
-    remember_schemas(&codec, &client).await?;
-    let letter = parking::dead_letter(&client, id.row)
-        .await?
-        .with_context(|| format!("there is no dead letter {id}; `rondo dlq list --all` lists those there are"))?;
-    let said = said(&codec, &letter).await;
-    let waiting = match &letter.key {
-        Some(key) => {
-            parking::queue(
-                &client,
-                &letter.consumer,
-                &letter.record.topic,
-                key,
-                WAITING_SHOWN_MAX + 1,
-            )
-            .await?
+    let mut shown = Vec::new();
+    for (service, filter) in args.selection.filters(args.reason.as_deref(), false) {
+        let client = target.database(service).await?;
+        remember_schemas(&codec, &client).await?;
+        let mut letters = Vec::new();
+        selection::each(&client, &filter, args.limit as usize, async |letter| {
+            letters.push(letter);
+            Ok(())
+        })
+        .await?;
+        for letter in letters {
+            let id = LetterId {
+                service,
+                row: letter.id,
+            };
+            shown.push(look(&client, &codec, id, letter).await?);
         }
-        None => Vec::new(),
-    };
-    let behind: Vec<Queued> = waiting
-        .into_iter()
-        .filter(|queued| Some(queued.event_id) != letter.event_id)
-        .collect();
-    match target.output() {
-        Output::Json => output::json(&as_json(id, &letter, &said, &behind)),
-        Output::Table => print(id, &letter, &said, &behind),
+    }
+    let found: Vec<LetterId> = shown.iter().map(|one| one.id).collect();
+    let missing = args.selection.missing(&found);
+    if let Some(missing) = missing.first() {
+        bail!("there is no dead letter {missing}; `rondo dlq list --all` lists those there are");
+    }
+    match (target.output(), &shown[..]) {
+        (Output::Json, [one]) if args.selection.names_each() => output::json(&as_json(one)),
+        (Output::Json, all) => output::json(&all.iter().map(as_json).collect::<Vec<_>>()),
+        (Output::Table, []) => output::line(output::good("no dead letters")),
+        (Output::Table, all) => {
+            for (n, one) in all.iter().enumerate() {
+                if n > 0 {
+                    output::line("");
+                }
+                print(one);
+            }
+        }
     }
     Ok(Verdict::Done)
 }
 
+async fn look(client: &Client, codec: &Codec, id: LetterId, letter: DeadLetter) -> Result<Shown> {
+    let waiting = match &letter.key {
+        Some(key) => {
+            let topic = &letter.record.topic;
+            parking::queue(client, &letter.consumer, topic, key, WAITING_SHOWN_MAX + 1).await?
+        }
+        None => Vec::new(),
+    };
+    let changed = match campaigns::recorded(client, letter.id).await? {
+        None => None,
+        Some((campaign, value)) => {
+            let said = codec.to_json(&value).await.map_err(|error| parking::chain(&error));
+            Some((campaign, said))
+        }
+    };
+    Ok(Shown {
+        id,
+        said: said(codec, &letter).await,
+        changed,
+        history: campaigns::history(client, letter.id, HISTORY_SHOWN_MAX).await?,
+        behind: waiting
+            .into_iter()
+            .filter(|queued| Some(queued.event_id) != letter.event_id)
+            .collect(),
+        letter,
+    })
+}
+
 /// What the value says, or why it cannot be told.
-async fn said(codec: &Codec, letter: &DeadLetter) -> Result<Value, String> {
+pub(super) async fn said(codec: &Codec, letter: &DeadLetter) -> Result<Value, String> {
     let value = letter.record.value.as_deref().unwrap_or_default();
     codec.to_json(value).await.map_err(|error| parking::chain(&error))
 }
 
-fn print(id: LetterId, letter: &DeadLetter, said: &Result<Value, String>, behind: &[Queued]) {
+fn print(shown: &Shown) {
+    let Shown { id, letter, said, .. } = shown;
     let record = &letter.record;
     let what = letter.event_type.as_deref().unwrap_or("a record of unknown type");
-    output::line(format_args!("{}  {what}, {}", output::bold(id), letter.status));
+    output::line(format_args!(
+        "{}  {what}, {}",
+        output::bold(id),
+        status(id.service, letter)
+    ));
     let copy = match letter.published_at {
         Some(at) => format!(
             "published {} on {}.{}.dlq",
@@ -116,7 +192,43 @@ fn print(id: LetterId, letter: &DeadLetter, said: &Result<Value, String>, behind
     headers.lines().iter().skip(1).for_each(output::line);
 
     print_value(record.value.as_deref(), said);
-    print_behind(letter, behind);
+    match &shown.changed {
+        Some((campaign, Ok(said))) => {
+            output::line(format_args!(
+                "\n{} by campaign {}/{campaign}; the value above is the original",
+                output::bold("changed"),
+                id.service
+            ));
+            output::json(said);
+        }
+        Some((campaign, Err(why))) => output::line(output::bad(format_args!(
+            "\nwhat campaign {}/{campaign} made of it does not decode: {why}",
+            id.service
+        ))),
+        None => {}
+    }
+    print_history(id.service, &shown.history);
+    print_behind(letter, &shown.behind);
+}
+
+fn print_history(service: &str, history: &[Settled]) {
+    output::line(format_args!("\n{}", output::bold("history")));
+    let mut table = Table::new(&["at", "what", "campaign", "by", "why"]);
+    for step in history {
+        let why = match (&step.error_class, &step.error) {
+            (Some(class), Some(error)) => format!("{class}: {error}"),
+            _ => step.reason.clone().unwrap_or_default(),
+        };
+        table.row([
+            output::time(step.at),
+            step.what.clone(),
+            step.campaign
+                .map_or_else(String::new, |campaign| format!("{service}/{campaign}")),
+            step.operator.clone().unwrap_or_default(),
+            why,
+        ]);
+    }
+    table.print();
 }
 
 fn print_value(value: Option<&[u8]>, said: &Result<Value, String>) {
@@ -161,7 +273,7 @@ fn print_behind(letter: &DeadLetter, behind: &[Queued]) {
 }
 
 /// A header's value: text if it is, else hexadecimal.
-fn header_text(value: Option<&[u8]>) -> String {
+pub(super) fn header_text(value: Option<&[u8]>) -> String {
     match value {
         None => "null".to_owned(),
         Some(value) => match str::from_utf8(value) {
@@ -171,7 +283,14 @@ fn header_text(value: Option<&[u8]>) -> String {
     }
 }
 
-fn as_json(id: LetterId, letter: &DeadLetter, said: &Result<Value, String>, behind: &[Queued]) -> Value {
+fn as_json(one: &Shown) -> Value {
+    let Shown {
+        id,
+        letter,
+        said,
+        behind,
+        ..
+    } = one;
     let mut shown = match summary(id.service, letter) {
         Value::Object(fields) => fields,
         _ => Map::new(),
@@ -199,7 +318,28 @@ fn as_json(id: LetterId, letter: &DeadLetter, said: &Result<Value, String>, behi
         })
         .collect();
     shown.insert("behind".to_owned(), behind.into());
+    let changed = one.changed.as_ref().map(|(campaign, said)| {
+        json!({
+            "campaign": format!("{}/{campaign}", id.service),
+            "value": said.as_ref().ok(), "does_not_decode": said.as_ref().err(),
+        })
+    });
+    shown.insert("changed".to_owned(), changed.into());
+    shown.insert("history".to_owned(), history_json(id.service, &one.history));
     shown.into()
+}
+
+/// What happened to a letter, for programs.
+pub(super) fn history_json(service: &str, history: &[Settled]) -> Value {
+    let step = |step: &Settled| {
+        json!({
+            "at": step.at, "what": step.what,
+            "campaign": step.campaign.map(|campaign| format!("{service}/{campaign}")),
+            "operator": step.operator, "reason": step.reason, "attempts": step.attempts,
+            "error_class": step.error_class, "error": step.error,
+        })
+    };
+    history.iter().map(step).collect()
 }
 
 #[cfg(test)]
