@@ -31,6 +31,11 @@ pub trait Model: Send + Sync + 'static {
     /// `false` for deadlines that are only the service's own next try.
     const DEADLINES_WAIT_FOR_INPUT: bool;
 
+    /// Tells the code that folds, for a model that keeps snapshots of long streams: a hash of its source text, by
+    /// [`fold_of`](crate::store::snapshots::fold_of). A snapshot that other code folded is ignored. `None`: no snapshots,
+    /// and nothing looks for any.
+    const FOLD: Option<u64> = None;
+
     /// The tables that [`project`](Model::project) writes: what a replay rebuilds.
     const TABLES: &'static [Table] = &[];
 
@@ -81,6 +86,22 @@ pub trait Model: Send + Sync + 'static {
 
     /// Folds one event into `state`. Holds no rule: what was decided has happened.
     fn evolve(&self, state: &mut Self::State, event: &Self::Event, envelope: &Envelope);
+
+    /// Whether a stream goes on for so long that snapshots of it pay; only with [`FOLD`](Model::FOLD). Streams that end, as
+    /// sagas do, are loaded without looking for one.
+    fn grows_long(&self, _stream: &StreamId) -> bool {
+        false
+    }
+
+    /// Writes a state for a snapshot, if it may be kept; only with [`FOLD`](Model::FOLD).
+    fn snapshot(&self, _state: &Self::State) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// Reads what [`snapshot`](Model::snapshot) wrote. `None` for what it cannot read: the stream is then folded whole.
+    fn read_snapshot(&self, _bytes: &[u8]) -> Option<Self::State> {
+        None
+    }
 
     /// When this stream needs attention if nothing else happens, or `None` when it has ended.
     fn deadline(&self, _state: &Self::State) -> Option<Timestamp> {

@@ -54,6 +54,11 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "0005_dead_letter_campaigns.sql",
         sql: include_str!("../../../migrations/common/0005_dead_letter_campaigns.sql"),
     },
+    Migration {
+        version: 6,
+        name: "0006_snapshots.sql",
+        sql: include_str!("../../../migrations/common/0006_snapshots.sql"),
+    },
 ];
 
 /// How a service reaches the world, and its bounds.

@@ -3,6 +3,7 @@
 //! Each function is one statement over any number of rows. Nothing here begins or commits a transaction.
 
 pub mod import;
+pub mod snapshots;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;

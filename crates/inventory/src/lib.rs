@@ -10,6 +10,7 @@ pub mod domain;
 pub mod goods;
 pub mod stock;
 
+pub mod snapshot;
 pub mod wire;
 
 pub mod service;

@@ -14,7 +14,7 @@ use crate::domain::{self, Command, Rejection, State};
 use crate::goods::{ReceiptId, Sku};
 use crate::reactions::{self, Input};
 use crate::stock::{self, Stock};
-use crate::{NAME, store, wire};
+use crate::{NAME, snapshot, store, wire};
 
 /// The inventory service.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +25,7 @@ impl Model for Inventory {
     const NAME: &'static str = NAME;
     const LISTENS_TO: &'static [&'static str] = &[contracts::topics::ORDERS];
     const DEADLINES_WAIT_FOR_INPUT: bool = false;
+    const FOLD: Option<u64> = Some(snapshot::FOLD);
 
     const TABLES: &'static [Table] = &[
         Table {
@@ -90,6 +91,18 @@ impl Model for Inventory {
 
     fn evolve(&self, state: &mut State, event: &Event, _envelope: &Envelope) {
         *state = domain::evolve(std::mem::take(state), &wire::to_domain(event));
+    }
+
+    fn grows_long(&self, stream: &StreamId) -> bool {
+        stream.kind() == Some(SKU_STREAM)
+    }
+
+    fn snapshot(&self, state: &State) -> Option<Vec<u8>> {
+        snapshot::write(state)
+    }
+
+    fn read_snapshot(&self, bytes: &[u8]) -> Option<State> {
+        snapshot::read(bytes)
     }
 
     async fn lock_rows(

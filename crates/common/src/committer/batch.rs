@@ -86,10 +86,33 @@ pub(super) struct Committed<M: Model> {
 pub(super) struct Working<M: Model> {
     /// `true` if `before` came from the cache and not from this transaction.
     guessed: bool,
-    before: Arc<M::State>,
+    /// How many events it took to load it.
+    pub(super) folded: i64,
+    pub(super) before: Arc<M::State>,
     pub(super) after: Arc<M::State>,
     pub(super) version: i64,
-    events: Vec<(M::Event, Recorded)>,
+    pub(super) events: Vec<(M::Event, Recorded)>,
+}
+
+impl<M: Model> Working<M> {
+    /// A stream of which nothing has been read yet.
+    pub(super) fn unknown() -> Self {
+        Self::known(Versioned {
+            version: 0,
+            state: Arc::default(),
+        })
+    }
+
+    fn known(known: Versioned<M::State>) -> Self {
+        Self {
+            guessed: false,
+            folded: 0,
+            before: known.state.clone(),
+            after: known.state,
+            version: known.version,
+            events: Vec::new(),
+        }
+    }
 }
 
 impl<M: Model> Committed<M> {
@@ -135,12 +158,12 @@ impl<M: Model> Committer<M> {
             inbox::advance(&tx, M::NAME, &progress),
             inbox::take(&tx, M::NAME, &ids),
             parking::parked_among(&tx, M::NAME, &keys),
-            store::load(&tx, M::NAME, &unknown_refs),
+            self.history(&tx, &unknown_refs),
         )?;
         if !fenced.is_empty() {
             return Err(Failed::Fenced(fenced));
         }
-        self.fold(&mut streams, history).await?;
+        self.fold(&tx, &mut streams, history).await?;
         let review = self.versions.review(items.iter().map(|item| {
             let (record, envelope) = item.arrived()?;
             Some((
@@ -200,6 +223,7 @@ impl<M: Model> Committer<M> {
                 .collect();
             timers::rearm(&tx, &deadlines).await?;
             self.model.project(&tx, &changed, rows).await?;
+            self.keep_snapshots(&tx, &streams).await?;
         }
         tx.commit().await?;
         let mut committed = Committed {
@@ -226,50 +250,11 @@ impl<M: Model> Committer<M> {
                 if cached.is_none() && item.expect == Expect::Any {
                     unknown.push(stream.clone());
                 }
-                let known = cached.unwrap_or_else(|| Versioned {
-                    version: 0,
-                    state: Arc::default(),
-                });
-                streams.insert(
-                    stream.clone(),
-                    Working {
-                        guessed,
-                        before: known.state.clone(),
-                        after: known.state,
-                        version: known.version,
-                        events: Vec::new(),
-                    },
-                );
+                let working = cached.map_or_else(Working::unknown, Working::known);
+                streams.insert(stream.clone(), Working { guessed, ..working });
             }
         }
         (streams, unknown)
-    }
-
-    /// Folds what was read into the streams.
-    async fn fold(&self, streams: &mut BTreeMap<StreamId, Working<M>>, history: Vec<Recorded>) -> Result<(), Failed> {
-        for recorded in history {
-            let event = self
-                .codec
-                .decode::<M::Event>(&recorded.payload)
-                .await
-                .map_err(|error| match error.is_transient() {
-                    true => Failed::Registry(parking::chain(&error)),
-                    false => Failed::Encoding(format!(
-                        "event {} of stream {} in our own store does not decode: {error}",
-                        recorded.envelope.id, recorded.stream_id
-                    )),
-                })?;
-            let stream = streams
-                .get_mut(&recorded.stream_id)
-                .expect("only asked-for streams were read");
-            self.model
-                .evolve(Arc::make_mut(&mut stream.after), &event, &recorded.envelope);
-            stream.version = recorded.envelope.stream_version;
-        }
-        for stream in streams.values_mut() {
-            stream.before = stream.after.clone();
-        }
-        Ok(())
     }
 
     /// Settles the items that need no decision: skipped, duplicate, queueing behind a parked key, coming too early for

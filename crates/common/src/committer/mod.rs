@@ -14,9 +14,11 @@
 mod batch;
 pub(crate) mod cache;
 mod commands;
+mod history;
 mod records;
 mod versions;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -170,20 +172,19 @@ impl<M: Model> Committer<M> {
     /// The database's words.
     pub async fn state(&self, stream: &StreamId) -> Result<(Arc<M::State>, i64), String> {
         let client = self.pool.get().await.map_err(|error| error.to_string())?;
-        let history = crate::store::load_until(&client, M::NAME, stream, None)
+        let mut streams = BTreeMap::from([(stream.clone(), batch::Working::unknown())]);
+        let history = self
+            .history(&client, &[stream])
             .await
-            .map_err(|e| e.to_string())?;
-        let (mut state, mut version) = (M::State::default(), 0);
-        for recorded in &history {
-            let event = self
-                .codec
-                .decode::<M::Event>(&recorded.payload)
-                .await
-                .map_err(|e| e.to_string())?;
-            self.model.evolve(&mut state, &event, &recorded.envelope);
-            version = recorded.envelope.stream_version;
-        }
-        Ok((Arc::new(state), version))
+            .map_err(|error| error.to_string())?;
+        let folded = self.fold(&client, &mut streams, history).await;
+        folded.map_err(|failed| match failed {
+            Failed::Registry(reason) | Failed::Encoding(reason) => reason,
+            Failed::Database(error) => chain(&error),
+            other => format!("{other:?}"),
+        })?;
+        let stream = streams.remove(stream).expect("it was put there");
+        Ok((stream.after, stream.version))
     }
 
     /// Looks whether somebody moved an offset on purpose while no batch was there to notice.

@@ -1,4 +1,4 @@
-//! The consumer and the committer against a real Postgres and a real broker: parking, dead letters, gaps, batches, claims.
+//! The consumer and the committer against a real Postgres and a real broker: parking, dead letters, gaps, batches, claims, snapshots.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -9,4 +9,5 @@ mod claims;
 mod gaps;
 mod model;
 mod parking;
+mod snapshots;
 mod world;

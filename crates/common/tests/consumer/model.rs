@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use common::codec::{self, DatumError, WriterSchema};
 use common::event::{Envelope, StreamId};
 use common::model::{Change, Model};
+use common::store::snapshots::fold_of;
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -113,6 +114,7 @@ impl Model for Taster {
     const NAME: &'static str = "taster";
     const LISTENS_TO: &'static [&'static str] = &["kitchen.events"];
     const DEADLINES_WAIT_FOR_INPUT: bool = false;
+    const FOLD: Option<u64> = Some(fold_of(&[include_bytes!("model.rs")]));
 
     type Event = taster::Event;
     type Input = Served;
@@ -150,6 +152,18 @@ impl Model for Taster {
 
     fn evolve(&self, tasted: &mut i64, _event: &taster::Event, _envelope: &Envelope) {
         *tasted += 1;
+    }
+
+    fn grows_long(&self, _stream: &StreamId) -> bool {
+        true
+    }
+
+    fn snapshot(&self, tasted: &i64) -> Option<Vec<u8>> {
+        Some(tasted.to_le_bytes().to_vec())
+    }
+
+    fn read_snapshot(&self, bytes: &[u8]) -> Option<i64> {
+        Some(i64::from_le_bytes(bytes.try_into().ok()?))
     }
 
     async fn lock_rows(
