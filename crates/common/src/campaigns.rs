@@ -16,7 +16,7 @@ mod worker;
 use jiff::Timestamp;
 use serde_json::Value;
 
-pub use store::{Created, Entry, Settled, applied, control, create, died_again, entries, history, list, recorded};
+pub use store::{Created, Entry, Step, applied, control, create, died_again, entries, history, list, recorded};
 pub use worker::run;
 
 /// Dead letters of one campaign.

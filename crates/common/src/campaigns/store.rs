@@ -123,7 +123,7 @@ pub async fn entries(client: &impl GenericClient, campaign: i64, after: i64, lim
 
 /// What happened to a dead letter, one step.
 #[derive(Clone, Debug)]
-pub struct Settled {
+pub struct Step {
     /// When.
     pub at: Timestamp,
     /// `died`, `sent`, `applied`, `skipped` or `discarded`.
@@ -146,7 +146,7 @@ pub struct Settled {
 ///
 /// # Errors
 /// The database's.
-pub async fn history(client: &impl GenericClient, dead_letter: i64, limit: i64) -> Result<Vec<Settled>, Error> {
+pub async fn history(client: &impl GenericClient, dead_letter: i64, limit: i64) -> Result<Vec<Step>, Error> {
     let rows = client
         .query(
             "SELECT h.*, c.operator, c.reason FROM dead_letter_history h LEFT JOIN campaigns c ON c.id = h.campaign
@@ -154,7 +154,7 @@ pub async fn history(client: &impl GenericClient, dead_letter: i64, limit: i64) 
             &[&dead_letter, &limit],
         )
         .await?;
-    let step = |row: &Row| Settled {
+    let step = |row: &Row| Step {
         at: row.get("at"),
         what: row.get("what"),
         campaign: row.get("campaign"),

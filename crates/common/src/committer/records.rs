@@ -76,7 +76,8 @@ impl<M: Model> Committer<M> {
                 continue;
             }
             if items.iter().any(|item| item.failure.is_some()) {
-                let room = self.breaker.room(items.iter().map(|item| item.failure.is_some()));
+                let dies = |item: &Item<M>| (!item.is_idle()).then_some(item.failure.is_some());
+                let room = self.breaker.room(items.iter().map(dies));
                 held = items.drain(room..).chain(held).collect();
             }
             self.claims.begin();

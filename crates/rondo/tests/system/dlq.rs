@@ -1,7 +1,7 @@
 //! Dead letters by the verbs that people have: looked at, chosen by filters, mended, sent back, let go, kept.
 
-use std::process::Output;
-use std::time::Duration;
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
 
 use common::codec::{Codec, Registry, from_json, split};
 use rand::Rng as _;
@@ -49,6 +49,23 @@ impl Shop {
             if ids.len() == count { Ok(ids) } else { Err(listed) }
         })
         .await
+    }
+
+    /// Runs a verb of `dlq` and ends it as `kill -9` does, at some moment, unless it has come to its end by then.
+    async fn kill_soon(&self, arguments: &[&str]) {
+        let mut all = vec!["dlq"];
+        all.extend(arguments);
+        let mut verb = self
+            .rondo(&all)
+            .env("USER", "ada")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let moment = Duration::from_millis(rand::rng().random_range(5..600));
+        if tokio::time::timeout(moment, verb.wait()).await.is_err() {
+            verb.kill().await.unwrap();
+        }
     }
 
     async fn in_payments(&self, statements: &str) {
@@ -151,15 +168,7 @@ async fn what_is_let_go_needs_a_reason_and_is_kept_in_writing() {
     let shop = Shop::open().await;
     shop.stock("cup", 10).await;
     let id = Uuid::now_v7().to_string();
-    let headers: [(&str, &[u8]); 6] = [
-        ("ce_id", &Uuid::now_v7().to_string().into_bytes()),
-        ("ce_type", b"OrderPlaced"),
-        ("ce_source", b"orders"),
-        ("ce_time", b"2026-01-31T12:00:00Z"),
-        ("ce_subject", id.as_bytes()),
-        ("stream-version", b"1"),
-    ];
-    let headers = headers.map(|(name, value)| (name, value.to_vec()));
+    let headers = envelope(&id);
     let headers: Vec<(&str, &[u8])> = headers.iter().map(|(name, value)| (*name, &value[..])).collect();
     let garbage = Raw {
         partition: None,
@@ -205,11 +214,13 @@ async fn what_is_let_go_needs_a_reason_and_is_kept_in_writing() {
         .dlq(&["export", "--service", "payments", "--to", path.to_str().unwrap()])
         .await;
     assert!(exported.status.success());
-    let lines: Vec<Value> = std::fs::read_to_string(&path)
+    let mut lines: Vec<Value> = std::fs::read_to_string(&path)
         .unwrap()
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
+    // They lie on partitions of their own, so either may be read first.
+    lines.sort_by_key(|line| line["key"].is_string());
     let bytes: Vec<&Value> = lines.iter().map(|line| &line["value_base64"]).collect();
     assert_eq!(bytes, [&json!("bm90aGluZw=="), &json!("e30=")]);
     assert_eq!(
@@ -258,35 +269,20 @@ async fn killed_at_any_moment_and_run_again_a_redrive_comes_to_the_same_end() {
     shop.in_payments(ALLOW_CAPTURES).await;
 
     for round in 0..6 {
-        let mut verb = shop
-            .rondo(&[
-                "dlq",
-                "redrive",
-                "--service",
-                "payments",
-                "--rate",
-                "4",
-                "--operator",
-                "ada",
-            ])
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        let moment = Duration::from_millis(rand::rng().random_range(5..600));
-        // Either it has come to its end by then, or it ends here.
-        if tokio::time::timeout(moment, verb.wait()).await.is_err() {
-            verb.kill().await.unwrap();
-        }
+        shop.kill_soon(&["redrive", "--service", "payments", "--rate", "4"])
+            .await;
         if round == 3 {
             payments.kill().await;
             payments = shop.spawn("payments").await;
         }
     }
-    let done = shop
-        .dlq(&["redrive", "--service", "payments", "--operator", "ada"])
-        .await;
-    assert!(done.status.code().is_some());
+    assert!(
+        shop.dlq(&["redrive", "--service", "payments"])
+            .await
+            .status
+            .code()
+            .is_some()
+    );
     shop.until_dead(0).await;
     assert_eq!(shop.until_all_ended(ORDERS).await["completed"], ORDERS);
     let twice = "SELECT count(*) FROM (SELECT FROM campaign_records WHERE outcome = 'applied'
@@ -300,4 +296,160 @@ async fn killed_at_any_moment_and_run_again_a_redrive_comes_to_the_same_end() {
     .await;
     shop.audit().await;
     payments.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_moment_and_run_again_letters_are_let_go_once_and_exported_whole() {
+    const LETTERS: usize = 30;
+    let shop = Shop::open_with(&[("RONDO_BREAKER_PERCENT", "100")]).await;
+    let keys: Vec<String> = (0..LETTERS).map(|_| Uuid::now_v7().to_string()).collect();
+    let headers: Vec<[(&str, Vec<u8>); 6]> = keys.iter().map(|key| envelope(key)).collect();
+    let headers: Vec<Vec<(&str, &[u8])>> = headers
+        .iter()
+        .map(|headers| headers.iter().map(|(name, value)| (*name, &value[..])).collect())
+        .collect();
+    let garbage: Vec<Raw<'_>> = keys
+        .iter()
+        .zip(&headers)
+        .map(|(key, headers)| Raw {
+            partition: None,
+            key: Some(key.as_bytes()),
+            value: Some(b"{}"),
+            headers,
+        })
+        .collect();
+    produce(&shop.topic("orders.events"), &garbage).await;
+    shop.until_dead(LETTERS).await;
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("letters.ndjson");
+    let export = ["export", "--service", "payments", "--to", path.to_str().unwrap()];
+    for _ in 0..4 {
+        shop.kill_soon(&export).await;
+        let lines = std::fs::read_to_string(&path).map_or(LETTERS, |text| text.lines().count());
+        assert_eq!(lines, LETTERS, "there is all of it or nothing");
+    }
+    assert!(shop.dlq(&export).await.status.success());
+    assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), LETTERS);
+
+    let because = ["--service", "payments", "--reason", "a test wrote them"];
+    for verb in ["skip", "discard", "discard", "skip"] {
+        shop.kill_soon(&[&[verb], &because[..]].concat()).await;
+    }
+    shop.dlq(&[&["discard"], &because[..]].concat()).await;
+    shop.until_dead(0).await;
+    let told = "SELECT count(*) FROM dead_letter_history WHERE what IN ('skipped', 'discarded')";
+    assert_eq!(shop.number("payments", told).await, LETTERS as i64);
+    assert_eq!(shop.number("payments", "SELECT count(*) FROM parked_keys").await, 0);
+}
+
+/// What an event's record carries, about an order that there is not.
+fn envelope(order_id: &str) -> [(&'static str, Vec<u8>); 6] {
+    [
+        ("ce_id", Uuid::now_v7().to_string().into()),
+        ("ce_type", "OrderPlaced".into()),
+        ("ce_source", "orders".into()),
+        ("ce_time", "2026-01-31T12:00:00Z".into()),
+        ("ce_subject", order_id.into()),
+        ("stream-version", "1".into()),
+    ]
+}
+
+/// How long each of up to `count` orders takes, one after another, while `go_on` says so.
+async fn timed_orders(shop: &Shop, count: usize, go_on: impl AsyncFn() -> bool) -> Vec<Duration> {
+    let mut took = Vec::new();
+    while took.len() < count && go_on().await {
+        let started = Instant::now();
+        let post = shop.client.post(format!("{}/orders", shop.base("orders")));
+        let answer = post
+            .header("prefer", "wait=60")
+            .json(&order_of(&[("cup", 1)], "tok_visa"));
+        let answer = answer.send().await.unwrap();
+        assert_eq!(answer.status(), 200, "it ended while it was waited for");
+        took.push(started.elapsed());
+    }
+    took.sort_unstable();
+    took
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redriving_many_dead_letters_does_not_stall_live_orders() {
+    // `RONDO_TEST_DEAD_LETTERS=20000 cargo test … -- --nocapture` measures what docs/dead-letters.md tells.
+    let set = |name: &str, default: usize| std::env::var(name).map_or(default, |text| text.parse().unwrap());
+    let letters = set("RONDO_TEST_DEAD_LETTERS", 600);
+    let orders = set("RONDO_TEST_ORDERS", 25);
+    let shop = Shop::open_with(&[("RONDO_BREAKER_PERCENT", "100")]).await;
+    shop.stock("cup", 1_000_000).await;
+    // Their bytes name a schema that there is not; payments has nothing to do for what they are.
+    let order_id = Uuid::now_v7().to_string();
+    let completed = json!({ "order_id": order_id });
+    let registry = Registry::new(&shop.registry()).unwrap();
+    let subject = format!("{}-rondo.orders.OrderCompleted", shop.topic("orders.events"));
+    let schema_id = registry.newest(&subject).await.unwrap();
+    let schema = Codec::reader(registry).schema(schema_id).await.unwrap();
+    let mut value = from_json(schema_id, &schema, &completed).unwrap();
+    value[1..5].copy_from_slice(&[0x7f, 0xff, 0xff, 0xff]);
+    for chunk in (0..letters).collect::<Vec<_>>().chunks(500) {
+        let keys: Vec<String> = chunk.iter().map(|_| Uuid::now_v7().to_string()).collect();
+        let headers: Vec<_> = keys.iter().map(|key| envelope(key)).collect();
+        let headers: Vec<Vec<(&str, &[u8])>> = headers
+            .iter()
+            .map(|all| all.iter().map(|(name, value)| (*name, &value[..])).collect())
+            .map(|mut all: Vec<(&str, &[u8])>| {
+                all[1].1 = b"OrderCompleted";
+                all
+            })
+            .collect();
+        let records: Vec<Raw<'_>> = keys
+            .iter()
+            .zip(&headers)
+            .map(|(key, headers)| Raw {
+                partition: None,
+                key: Some(key.as_bytes()),
+                value: Some(&value),
+                headers,
+            })
+            .collect();
+        produce(&shop.topic("orders.events"), &records).await;
+    }
+    let dead = "SELECT count(*) FROM dead_letters WHERE status = 'dead'";
+    testkit::eventually("all are dead", PATIENCE * 4, async || {
+        let found = shop.number("payments", dead).await;
+        if found == letters as i64 { Ok(()) } else { Err(found) }
+    })
+    .await;
+
+    let without = timed_orders(&shop, orders, async || true).await;
+    let schema_id = schema_id.to_string();
+    let redrive = [
+        "redrive",
+        "--service",
+        "payments",
+        "--writer-schema",
+        &schema_id,
+        "--detach",
+        "--rate",
+        "100",
+    ];
+    shop.dlq_json(&redrive).await;
+    let pending = "SELECT count(*) FROM campaign_records WHERE outcome = 'pending'";
+    let with = timed_orders(&shop, orders, async || shop.number("payments", pending).await > 0).await;
+    let at = |took: &[Duration], percent: usize| took[(took.len() * percent / 100).min(took.len() - 1)];
+    for (what, took) in [("without", &without), ("with", &with)] {
+        eprintln!(
+            "{what} a redrive: {} orders, p50 {:?}, p99 {:?}",
+            took.len(),
+            at(took, 50),
+            at(took, 99)
+        );
+    }
+    // Orders end while the campaign is under way, not behind it.
+    assert!(with.len() > 1, "an order ended before the campaign did");
+
+    let campaign = shop.dlq_json(&["campaigns"]).await[0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let ended = shop.dlq_json(&["campaigns", "watch", &campaign]).await;
+    assert_eq!(ended["campaigns"][0]["outcomes"], json!({ "applied": letters }));
 }

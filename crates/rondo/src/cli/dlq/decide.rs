@@ -45,7 +45,9 @@ pub(super) async fn run(target: &Target, kind: Kind, args: Args) -> Result<Verdi
     if !args.all && args.selection.is_everything(args.failure.as_ref()) {
         selection::refuse("which dead letters? Give ids such as orders/12, a filter, or --all");
     }
-    let operator = work::operator(args.operator.as_deref());
+    let Some(operator) = work::operator(args.operator.as_deref()) else {
+        selection::refuse("who decides? Give --operator NAME, or set RONDO_OPERATOR");
+    };
     let (mut found, mut left, mut going, mut services) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (service, filter) in args
         .selection

@@ -82,7 +82,7 @@ pub(super) async fn run(target: &Target, args: Args) -> Result<Verdict> {
         selection::refuse("which dead letters? Give ids such as orders/12, a filter, or --all");
     }
     let transform = Transform::read(args.transform.as_deref(), args.schema, args.writer_schema)?;
-    let operator = work::operator(args.operator.as_deref());
+    let operator = work::operator(args.operator.as_deref()).unwrap_or_else(|| "unnamed".to_owned());
     let codec = target.codec()?;
     let (mut going, mut left, mut services) = (Vec::new(), Vec::new(), Vec::new());
     let mut found = Vec::new();

@@ -2,7 +2,7 @@
 //! happened to it.
 
 use anyhow::{Result, bail};
-use common::campaigns::{self, Settled};
+use common::campaigns::{self, Step};
 use common::codec::{Codec, split};
 use common::parking::{self, DeadLetter, Queued};
 use deadpool_postgres::Client;
@@ -43,7 +43,7 @@ struct Shown {
     said: Result<Value, String>,
     /// In which campaign its value was changed, and what that says.
     changed: Option<(i64, Result<Value, String>)>,
-    history: Vec<Settled>,
+    history: Vec<Step>,
     behind: Vec<Queued>,
 }
 
@@ -211,7 +211,7 @@ fn print(shown: &Shown) {
     print_behind(letter, &shown.behind);
 }
 
-fn print_history(service: &str, history: &[Settled]) {
+fn print_history(service: &str, history: &[Step]) {
     output::line(format_args!("\n{}", output::bold("history")));
     let mut table = Table::new(&["at", "what", "campaign", "by", "why"]);
     for step in history {
@@ -330,8 +330,8 @@ fn as_json(one: &Shown) -> Value {
 }
 
 /// What happened to a letter, for programs.
-pub(super) fn history_json(service: &str, history: &[Settled]) -> Value {
-    let step = |step: &Settled| {
+pub(super) fn history_json(service: &str, history: &[Step]) -> Value {
+    let step = |step: &Step| {
         json!({
             "at": step.at, "what": step.what,
             "campaign": step.campaign.map(|campaign| format!("{service}/{campaign}")),

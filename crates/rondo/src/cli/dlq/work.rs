@@ -7,7 +7,7 @@ use common::campaigns::{self, Campaign, Kind, Plan, RECORDS_MAX};
 use common::parking::{Chosen, DeadLetter};
 use deadpool_postgres::Client;
 
-use super::{LetterId, selection};
+use super::LetterId;
 use crate::cli::{Target, Verdict, output};
 
 /// How often a campaign is looked at.
@@ -15,15 +15,14 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// How long nothing may move before it is said what that may mean.
 const STILL: Duration = Duration::from_secs(10);
 
-/// Who decides when nobody is named: the variable, else the user of this shell.
-pub(super) fn operator(given: Option<&str>) -> String {
+/// Who decides: whoever is named, else the user of this shell, if that can be told.
+pub(super) fn operator(given: Option<&str>) -> Option<String> {
     let named = given
         .map(str::to_owned)
         .or_else(|| std::env::var("USER").ok())
         .or_else(|| std::env::var("LOGNAME").ok())
-        .map(|name| name.trim().to_owned())
-        .filter(|name| !name.is_empty());
-    named.unwrap_or_else(|| selection::refuse("who decides? Give --operator NAME, or set RONDO_OPERATOR"))
+        .map(|name| name.trim().to_owned());
+    named.filter(|name| !name.is_empty())
 }
 
 /// Why a letter cannot be dealt with as asked, if it cannot.
