@@ -4,6 +4,7 @@
 //! Pure: no I/O, no clock. Verdicts and texts equal those of Java Avro 1.11, on which Confluent's registry is built;
 //! `docs/registry.md` says how that was measured.
 
+mod advice;
 mod canonical;
 pub mod compatibility;
 mod json;
@@ -13,6 +14,7 @@ mod sample;
 mod schema;
 mod traps;
 
+pub use advice::{Finding, advise};
 pub use compatibility::{Incompatibility, Reason, check};
 pub use json::NESTING_MAX;
 pub use parse::{Defaults, Error, SCHEMA_BYTES_MAX, parse};

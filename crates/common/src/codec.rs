@@ -10,6 +10,8 @@
 //! valid prefix is not a valid message.
 
 mod from_json;
+mod listing;
+mod older;
 
 use std::collections::HashMap;
 use std::io::Read as _;
@@ -29,7 +31,10 @@ pub use from_json::FitError;
 pub use serde_avro_fast::Schema;
 pub use serde_avro_fast::ser::SerError;
 
-use crate::event::{EventSet, EventType};
+use crate::event::{EventSet, EventType, SchemaVersion};
+
+pub use listing::{ListingError, Registered};
+pub use older::WriteVersions;
 
 /// First byte of every message in the Confluent wire format.
 pub const MAGIC: u8 = 0;
@@ -203,17 +208,16 @@ impl Registry {
         })
     }
 
-    /// The id under which `event_type`'s newest schema is registered for `topic`.
+    /// The id under which `version` of `event_type` is registered for `topic`.
     ///
     /// # Errors
     /// See [`PinError`].
-    pub async fn lookup(&self, topic: &str, event_type: &EventType) -> Result<u32, PinError> {
+    pub async fn lookup(&self, topic: &str, event_type: &EventType, version: &SchemaVersion) -> Result<u32, PinError> {
         let subject = event_type.subject(topic);
-        let newest = event_type.newest();
-        let body = serde_json::json!({ "schema": newest.avsc, "schemaType": "AVRO" }).to_string();
+        let body = serde_json::json!({ "schema": version.avsc, "schemaType": "AVRO" }).to_string();
         let unregistered = || PinError::Unregistered {
             fullname: event_type.fullname,
-            version: newest.version,
+            version: version.version,
             subject: subject.clone(),
         };
         match registry::perform_sr_call(&self.settings, SrCall::PostForVersion(&subject, &body)).await {
@@ -270,15 +274,9 @@ impl Registry {
             .unwrap_or_default()
             .trim()
             .trim_end_matches('/');
-        let mut request = self.http.put(format!("{base}/config/{subject}"));
-        request = match (&self.login.basic, &self.login.token) {
-            (Some((user, password)), _) => request.basic_auth(user, Some(password)),
-            (None, Some(token)) => request.bearer_auth(token),
-            (None, None) => request,
-        };
         let body = serde_json::json!({ "compatibility": level }).to_string();
-        let request = request
-            .header("content-type", "application/vnd.schemaregistry.v1+json")
+        let request = self
+            .request(reqwest::Method::PUT, base, &format!("config/{subject}"))
             .body(body);
         let sent = request.send().await.and_then(reqwest::Response::error_for_status);
         sent.map(drop)
@@ -336,7 +334,11 @@ pub struct WriterSchema {
 }
 
 impl WriterSchema {
-    fn parse(id: u32, text: &str) -> Result<Self, DecodeError> {
+    /// The schema `id`, from its text.
+    ///
+    /// # Errors
+    /// [`DecodeError::UnusableSchema`].
+    pub fn parse(id: u32, text: &str) -> Result<Self, DecodeError> {
         let unusable = |source| DecodeError::UnusableSchema { id, source };
         let schema: Schema = text.parse().map_err(unusable)?;
         let json: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
@@ -350,10 +352,18 @@ impl WriterSchema {
     }
 }
 
+/// What one type is written with.
+struct Pinned {
+    id: u32,
+    schema: Arc<WriterSchema>,
+    /// The schema as JSON, where it is not the newest: values are made to fit it.
+    older: Option<serde_json::Value>,
+}
+
 /// Encodes a service's own events and decodes everybody's.
 pub struct Codec {
     registry: Registry,
-    pinned: HashMap<&'static str, (u32, Arc<WriterSchema>)>,
+    pinned: HashMap<&'static str, Pinned>,
     readers: RwLock<HashMap<u32, Arc<WriterSchema>>>,
     fetched: Mutex<Vec<u32>>,
 }
@@ -369,25 +379,26 @@ impl Codec {
         }
     }
 
-    /// Pins the newest schema of every type of `E`, registered for `topic`.
+    /// Pins a schema of every type of `E`, registered for `topic`: the newest, where `written` names no older one.
     ///
     /// # Errors
     /// See [`PinError`]. The service must not take work after one.
-    pub async fn pin<E: EventSet>(registry: Registry, topic: &str) -> Result<Self, PinError> {
+    pub async fn pin<E: EventSet>(registry: Registry, topic: &str, written: &WriteVersions) -> Result<Self, PinError> {
         let mut codec = Self::reader(registry);
         for event_type in E::TYPES {
-            let id = codec.registry.lookup(topic, event_type).await?;
-            codec.pin_as(event_type, id)?;
+            let version = event_type.written(written);
+            let id = codec.registry.lookup(topic, event_type, version).await?;
+            codec.pin_as(event_type, version, id)?;
         }
         Ok(codec)
     }
 
-    /// Pins one type to an id that is already known, for a start while the registry is away.
+    /// Pins `version` of one type to an id that is already known, for a start while the registry is away.
     ///
     /// # Errors
     /// [`PinError::Invalid`].
-    pub fn pin_as(&mut self, event_type: &EventType, id: u32) -> Result<(), PinError> {
-        let text = event_type.newest().avsc;
+    pub fn pin_as(&mut self, event_type: &EventType, version: &SchemaVersion, id: u32) -> Result<(), PinError> {
+        let text = version.avsc;
         let schema: Schema = text.parse().map_err(|source| PinError::Invalid {
             fullname: event_type.fullname,
             source,
@@ -401,7 +412,13 @@ impl Codec {
             .write()
             .expect("no holder of this lock panics")
             .insert(id, writer.clone());
-        self.pinned.insert(event_type.name, (id, writer));
+        let older = version.version != event_type.newest().version;
+        let pinned = Pinned {
+            id,
+            schema: writer,
+            older: older.then(|| serde_json::from_str(text).expect("what parses as Avro is JSON")),
+        };
+        self.pinned.insert(event_type.name, pinned);
         Ok(())
     }
 
@@ -409,7 +426,7 @@ impl Codec {
     pub fn pinned(&self) -> impl Iterator<Item = (&'static str, u32, &str)> {
         self.pinned
             .iter()
-            .map(|(name, (id, schema))| (*name, *id, &*schema.text))
+            .map(|(name, pinned)| (*name, pinned.id, &*pinned.schema.text))
     }
 
     /// Keeps the text of schema `id`, as a database remembered it.
@@ -447,14 +464,18 @@ impl Codec {
     /// # Panics
     /// If `E` was not pinned, a defect of the wiring.
     pub fn encode<E: EventSet>(&self, event: &E) -> Result<(u32, Bytes), SerError> {
-        let (id, schema) = self
+        let Pinned { id, schema, older } = self
             .pinned
             .get(event.event_type().name)
             .expect("every type of the service's set is pinned");
         let mut buffer = Vec::with_capacity(128);
         buffer.push(MAGIC);
         buffer.extend_from_slice(&id.to_be_bytes());
-        Ok((*id, event.write(&schema.schema, buffer)?.into()))
+        let written = match older {
+            None => event.write(&schema.schema, buffer)?,
+            Some(older) => write_datum(&older::fit(&event.to_json(), older), &schema.schema, buffer)?,
+        };
+        Ok((*id, written.into()))
     }
 
     /// The writer's schema of `value` and its datum, asking the registry for an id seen for the first time.
@@ -546,6 +567,17 @@ pub fn split(value: &[u8]) -> Result<(u32, &[u8]), DecodeError> {
 /// The value does not fit the schema.
 pub fn write_datum<T: Serialize>(event: &T, schema: &Schema, buffer: Vec<u8>) -> Result<Vec<u8>, SerError> {
     serde_avro_fast::to_datum(event, buffer, &mut SerializerConfig::new(schema))
+}
+
+/// JSON, for [`EventSet::to_json`].
+pub type Json = serde_json::Value;
+
+/// `event` as JSON.
+///
+/// # Panics
+/// Never for a type that Avro can write: it has no maps with odd keys.
+pub fn to_json<T: Serialize>(event: &T) -> Json {
+    serde_json::to_value(event).expect("a wire type is JSON too")
 }
 
 /// Reads exactly one datum written with `writer`.

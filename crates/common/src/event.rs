@@ -77,6 +77,13 @@ impl EventType {
         self.versions.last().expect("events! requires at least one version")
     }
 
+    /// The schema that is written where `versions` may hold it back.
+    pub fn written(&self, versions: &crate::codec::WriteVersions) -> &'static SchemaVersion {
+        let wanted = versions.get(self.name);
+        let older = self.versions.iter().find(|version| Some(&version.version) == wanted);
+        older.unwrap_or_else(|| self.newest())
+    }
+
     /// The registry subject of this type on `topic` (TopicRecordNameStrategy).
     pub fn subject(&self, topic: &str) -> String {
         format!("{topic}-{}", self.fullname)
@@ -98,6 +105,9 @@ pub trait EventSet: Clone + fmt::Debug + PartialEq + Send + Sync + 'static {
     /// # Errors
     /// The value does not fit the schema.
     fn write(&self, schema: &Schema, buffer: Vec<u8>) -> Result<Vec<u8>, serde_avro_fast::ser::SerError>;
+
+    /// This event as JSON, with the fields that its schema has.
+    fn to_json(&self) -> serde_json::Value;
 
     /// Reads one datum that `writer` wrote. `None` if `name` is not a type of this set.
     ///
@@ -162,6 +172,10 @@ macro_rules! events {
                 buffer: Vec<u8>,
             ) -> Result<Vec<u8>, $crate::codec::SerError> {
                 match self { $( Self::$event(event) => $crate::codec::write_datum(event, schema, buffer), )+ }
+            }
+
+            fn to_json(&self) -> $crate::codec::Json {
+                match self { $( Self::$event(event) => $crate::codec::to_json(event), )+ }
             }
 
             fn read(

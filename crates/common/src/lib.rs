@@ -19,6 +19,7 @@ pub mod migrate;
 pub mod model;
 pub mod parking;
 pub mod pg;
+pub mod readable;
 pub mod record;
 pub mod relay;
 pub mod replay;

@@ -18,7 +18,7 @@ use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 
 use crate::codec::{DatumError, WriterSchema};
-use crate::event::{Envelope, EventSet, Recorded, StreamId};
+use crate::event::{Envelope, EventSet, EventType, Recorded, StreamId};
 
 /// One service: its events, commands, state, and how they follow from each other.
 #[async_trait]
@@ -63,6 +63,12 @@ pub trait Model: Send + Sync + 'static {
     /// # Errors
     /// The bytes are not a datum of the writer's schema.
     fn read(&self, topic: &str, writer: &WriterSchema, datum: &[u8]) -> Option<Result<Self::Input, DatumError>>;
+
+    /// The foreign events that it may react to, with their schemas, so that a start that must be refused can say why in the
+    /// schemas' terms. Without them it says what its readers answer to made-up data.
+    fn hears(&self) -> &'static [&'static [EventType]] {
+        &[]
+    }
 
     /// The commands that follow from a foreign event. Pure.
     ///

@@ -18,12 +18,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::breaker::Breaker;
 use crate::claims::Claims;
-use crate::codec::{Codec, DecodeError, PinError, Registry, RegistrySettings};
+use crate::codec::{Codec, DecodeError, PinError, Registry, RegistrySettings, WriteVersions};
 use crate::committer::{Commands, Committer, Patience, RECORDS_QUEUED_MAX};
 use crate::event::EventSet;
 use crate::migrate::Migration;
 use crate::model::Model;
 use crate::parking::RetryPolicy;
+use crate::readable::{self, Candidate, Unreadable};
 use crate::replay::restore;
 use crate::{breaker, campaigns, consumer, deadlines, inbox, kafka, pg, relay, store};
 
@@ -80,6 +81,17 @@ pub struct Settings {
     pub clock_interval: Duration,
     /// See [`deadlines::Settings::grace`].
     pub deadline_grace: Duration,
+    /// What is written, and what a start may pass over.
+    pub schemas: Schemas,
+}
+
+/// How a service treats schemas at its start.
+#[derive(Clone, Debug, Default)]
+pub struct Schemas {
+    /// Versions that are written instead of the newest, while copies of older builds still read.
+    pub write_versions: WriteVersions,
+    /// Whether to start, with a warning, where something registered cannot be read by this build.
+    pub start_with_unreadable: bool,
 }
 
 /// Why a service cannot start or go on.
@@ -126,6 +138,19 @@ pub enum Error {
         ours: String,
         /// What the registry answers.
         theirs: String,
+    },
+    /// Data may come, or are there, that this build cannot read.
+    #[error(
+        "{service} would meet events that it cannot read.{}\n  A schema newer than this build: start the newer build. One that \
+         was registered by mistake: delete that version from the registry (`rondo schema check --registry` shows it). \
+         RONDO_UNREADABLE_SCHEMAS=warn starts all the same",
+        listed(.found)
+    )]
+    Unreadable {
+        /// The service.
+        service: &'static str,
+        /// Which schemas, and why not.
+        found: Vec<Unreadable>,
     },
     /// Topics are missing.
     #[error("the topics of {service} are not in order; run `rondo init` first")]
@@ -203,7 +228,7 @@ pub async fn start<M: Model>(
         source: error.into(),
     })?;
     let named = |topic: &str| settings.kafka.named(topic);
-    let codec = Arc::new(codec_of::<M>(&pool, &settings, &named(M::Event::TOPIC)).await?);
+    let codec = Arc::new(codec_of::<M>(&model, &pool, &settings).await?);
     let inputs: Vec<String> = M::LISTENS_TO.iter().map(|topic| named(topic)).collect();
     for topic in inputs.iter().chain([&named(M::Event::TOPIC)]) {
         match log.partitions(topic).await {
@@ -344,8 +369,10 @@ impl<M: Model> Running<M> {
 }
 
 /// A codec with the service's own schemas pinned, and everything that its database remembers.
-async fn codec_of<M: Model>(pool: &Pool, settings: &Settings, topic: &str) -> Result<Codec, Error> {
+async fn codec_of<M: Model>(model: &M, pool: &Pool, settings: &Settings) -> Result<Codec, Error> {
     let service = M::NAME;
+    let topic = &settings.kafka.named(M::Event::TOPIC);
+    let written = &settings.schemas.write_versions;
     let database = |source: Box<dyn std::error::Error + Send + Sync>| Error::Database { service, source };
     let schemas = |source| Error::Schemas { service, source };
     let registry = Registry::new(&settings.registry).map_err(|error| schemas(PinError::Unavailable(error)))?;
@@ -381,18 +408,19 @@ async fn codec_of<M: Model>(pool: &Pool, settings: &Settings, topic: &str) -> Re
             }
         }
     }
-    let codec = match Codec::pin::<M::Event>(registry.clone(), topic).await {
+    let codec = match Codec::pin::<M::Event>(registry.clone(), topic, written).await {
         Ok(codec) => codec,
         Err(PinError::Unavailable(error)) => {
-            let mut codec = Codec::reader(registry);
+            let mut codec = Codec::reader(registry.clone());
             for event_type in M::Event::TYPES {
                 let known = remembered
                     .iter()
-                    .find(|(_, _, text)| same_schema(text, event_type.newest().avsc));
+                    .find(|(_, _, text)| same_schema(text, event_type.written(written).avsc));
                 let Some((id, ..)) = known else {
                     return Err(schemas(PinError::Unavailable(error)));
                 };
-                codec.pin_as(event_type, *id).map_err(schemas)?;
+                let version = event_type.written(written);
+                codec.pin_as(event_type, version, *id).map_err(schemas)?;
             }
             codec
         }
@@ -408,12 +436,62 @@ async fn codec_of<M: Model>(pool: &Pool, settings: &Settings, topic: &str) -> Re
             );
         }
     }
+    refuse_unreadable(model, &registry, settings, &remembered).await?;
     for (name, id, text) in codec.pinned() {
         store::remember_schema(&client, id, name, text)
             .await
             .map_err(|error| database(error.into()))?;
     }
     Ok(codec)
+}
+
+/// Refuses a start where this build's readers could not read what its topics have or may get.
+async fn refuse_unreadable<M: Model>(
+    model: &M,
+    registry: &Registry,
+    settings: &Settings,
+    remembered: &[(u32, String, String)],
+) -> Result<(), Error> {
+    let service = M::NAME;
+    let topics: Vec<_> = std::iter::once(&M::Event::TOPIC)
+        .chain(M::LISTENS_TO)
+        .map(|topic| (*topic, settings.kafka.named(topic)))
+        .collect();
+    let mut candidates = match readable::registered(registry, &topics).await {
+        Ok(candidates) => candidates,
+        Err(error) => {
+            tracing::warn!(
+                service,
+                error = &error as &dyn std::error::Error,
+                "the registry does not tell its versions; only what this database has met is checked"
+            );
+            Vec::new()
+        }
+    };
+    candidates.extend(remembered.iter().map(|(id, _, text)| Candidate::remembered(*id, text)));
+    let found = readable::unreadable(model, &candidates);
+    if found.is_empty() {
+        return Ok(());
+    }
+    if settings.schemas.start_with_unreadable {
+        for unreadable in &found {
+            tracing::warn!(service, schema.id = unreadable.id, "{unreadable}");
+        }
+        return Ok(());
+    }
+    Err(Error::Unreadable { service, found })
+}
+
+/// The first of what was found, a line each.
+fn listed(found: &[Unreadable]) -> String {
+    const LISTED_MAX: usize = 5;
+    let lines = found
+        .iter()
+        .take(LISTED_MAX)
+        .map(|unreadable| format!("\n  {unreadable}"));
+    let more = found.len().saturating_sub(LISTED_MAX);
+    let rest = (more > 0).then(|| format!("\n  and {more} more"));
+    lines.chain(rest).collect()
 }
 
 /// Whether two texts are the same schema, whatever their white space and the order of their attributes.

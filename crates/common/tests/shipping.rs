@@ -54,6 +54,7 @@ async fn settings(database: &testkit::Database) -> Settings {
         breaker: common::breaker::Settings::default(),
         clock_interval: Duration::from_millis(50),
         deadline_grace: Duration::ZERO,
+        schemas: Default::default(),
     }
 }
 
@@ -70,7 +71,9 @@ async fn a_completed_order_is_shipped_once_though_it_is_told_twice() {
             .await
             .unwrap();
     }
-    let codec = Codec::pin::<orders::Event>(registry, &input).await.unwrap();
+    let codec = Codec::pin::<orders::Event>(registry, &input, &Default::default())
+        .await
+        .unwrap();
     shipping::init(&settings).await.unwrap();
     shipping::init(&settings).await.expect("it is safe to repeat");
     let shutdown = CancellationToken::new();

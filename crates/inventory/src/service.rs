@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use common::codec::{DatumError, WriterSchema};
-use common::event::{Envelope, EventSet as _, StreamId};
+use common::event::{Envelope, EventSet as _, EventType, StreamId};
 use common::model::{Change, Follows, Model, Table};
 use contracts::inventory::{Event, SKU_STREAM};
 use deadpool_postgres::Transaction;
@@ -64,6 +64,10 @@ impl Model for Inventory {
 
     fn read(&self, _topic: &str, writer: &WriterSchema, datum: &[u8]) -> Option<Result<Input, DatumError>> {
         Input::read(writer, datum)
+    }
+
+    fn hears(&self) -> &'static [&'static [EventType]] {
+        &[contracts::orders::Event::TYPES]
     }
 
     fn react(&self, input: &Input, _envelope: &Envelope) -> Result<Vec<(StreamId, Command)>, String> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use common::codec::{DatumError, WriterSchema};
-use common::event::{Envelope, StreamId};
+use common::event::{Envelope, EventSet as _, EventType, StreamId};
 use common::model::{Change, Follows, Model, Table};
 use contracts::orders as wire;
 use deadpool_postgres::Transaction;
@@ -51,6 +51,10 @@ impl Model for Orders {
 
     fn read(&self, topic: &str, writer: &WriterSchema, datum: &[u8]) -> Option<Result<Input, DatumError>> {
         reactions::read(topic, writer, datum)
+    }
+
+    fn hears(&self) -> &'static [&'static [EventType]] {
+        &[contracts::payments::Event::TYPES, contracts::inventory::Event::TYPES]
     }
 
     fn react(&self, input: &Input, envelope: &Envelope) -> Result<Vec<(StreamId, Command)>, String> {

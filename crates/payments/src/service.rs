@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use common::codec::{DatumError, WriterSchema};
-use common::event::{Envelope, EventSet as _, StreamId};
+use common::event::{Envelope, EventSet as _, EventType, StreamId};
 use common::model::{Change, Follows, Model, Table};
 use contracts::payments::Event;
 use deadpool_postgres::Transaction;
@@ -39,6 +39,10 @@ impl Model for Payments {
 
     fn read(&self, _topic: &str, writer: &WriterSchema, datum: &[u8]) -> Option<Result<Input, DatumError>> {
         Input::read(writer, datum)
+    }
+
+    fn hears(&self) -> &'static [&'static [EventType]] {
+        &[contracts::orders::Event::TYPES]
     }
 
     fn react(&self, input: &Input, _envelope: &Envelope) -> Result<Vec<(StreamId, Command)>, String> {

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use axum::Router;
+use common::codec::WriteVersions;
 use common::config::{self, Config, Environment};
 use common::http::{Health, OperatorToken, server};
 use common::model::Model;
 use common::service::{self, Running};
 use common::telemetry;
+use contracts::service::SERVICES;
 use deadpool_postgres::Pool;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -58,7 +60,44 @@ pub fn settings(service: &str, config: &Config, environment: &Environment) -> Re
         breaker: config::breaker(environment)?,
         clock_interval: Duration::from_millis(environment.number("RONDO_CLOCK_INTERVAL_MS", 500, 10..=60_000)?),
         deadline_grace: Duration::from_millis(environment.number("RONDO_DEADLINE_GRACE_MS", 30_000, 0..=600_000)?),
+        schemas: service::Schemas {
+            write_versions: write_versions(environment)?,
+            start_with_unreadable: start_with_unreadable(environment)?,
+        },
     })
+}
+
+/// `RONDO_WRITE_VERSIONS`: which events are written in an older version than this build's newest.
+fn write_versions(environment: &Environment) -> Result<WriteVersions> {
+    const NAME: &str = "RONDO_WRITE_VERSIONS";
+    let mut versions = WriteVersions::new();
+    let pairs = environment.get(NAME).unwrap_or_default().split(',').map(str::trim);
+    for pair in pairs.filter(|pair| !pair.is_empty()) {
+        let (event, version) = pair
+            .split_once('=')
+            .with_context(|| format!("{NAME} has `{pair}`; it wants EVENT=VERSION, such as OrderPlaced=2"))?;
+        let (event, version) = (event.trim(), version.trim());
+        let event_type = SERVICES
+            .iter()
+            .flat_map(|service| service.types)
+            .find(|event_type| event_type.name == event)
+            .with_context(|| format!("{NAME} names {event}, which is no event"))?;
+        let known: Vec<String> = event_type.versions.iter().map(|one| one.version.to_string()).collect();
+        if !known.iter().any(|one| one == version) {
+            bail!("{NAME} has {pair}; the versions of {event} are {}", known.join(", "));
+        }
+        versions.insert(event.to_owned(), version.parse()?);
+    }
+    Ok(versions)
+}
+
+/// `RONDO_UNREADABLE_SCHEMAS`: whether a start may pass over schemas that this build cannot read.
+fn start_with_unreadable(environment: &Environment) -> Result<bool> {
+    match environment.get("RONDO_UNREADABLE_SCHEMAS").unwrap_or("refuse") {
+        "refuse" => Ok(false),
+        "warn" => Ok(true),
+        other => bail!("RONDO_UNREADABLE_SCHEMAS is `{other}`; it wants refuse or warn"),
+    }
 }
 
 /// Starts the service called `service` as `environment` says.

@@ -34,6 +34,7 @@ async fn main() -> anyhow::Result<()> {
         breaker: common::breaker::Settings::default(),
         clock_interval: Duration::from_millis(500),
         deadline_grace: Duration::from_secs(5),
+        schemas: Default::default(),
     };
     shipping::init(&settings).await?;
 

@@ -82,6 +82,7 @@ impl World {
             breaker: common::breaker::Settings::default(),
             clock_interval: Duration::from_millis(20),
             deadline_grace: Duration::ZERO,
+            schemas: Default::default(),
         };
         let named = |name: &str| settings.kafka.named(name);
         let (topic, own) = (named(kitchen::Event::TOPIC), named(taster::Event::TOPIC));
@@ -97,7 +98,9 @@ impl World {
             }
         }
         Self {
-            kitchen: Codec::pin::<kitchen::Event>(registry, &topic).await.unwrap(),
+            kitchen: Codec::pin::<kitchen::Event>(registry, &topic, &Default::default())
+                .await
+                .unwrap(),
             pool: database.pool(4),
             topic,
             settings,

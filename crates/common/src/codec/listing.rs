@@ -1,0 +1,187 @@
+//! What a registry holds: subjects, versions, levels, and its own opinion of a schema. For starting and for tools; nothing
+//! here stands on the path of an event.
+
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+
+use super::Registry;
+
+/// One version of one subject, as the registry has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registered {
+    /// Where.
+    pub subject: String,
+    /// Its number there, from 1.
+    pub version: u32,
+    /// Its id, which is in the bytes.
+    pub id: u32,
+    /// Its text.
+    pub text: String,
+}
+
+/// Why the registry did not say.
+#[derive(Debug, thiserror::Error)]
+pub enum ListingError {
+    /// It could not be asked.
+    #[error("the schema registry at {url} did not answer")]
+    Unavailable {
+        /// Where it was looked for.
+        url: String,
+        /// The client's error.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// It answered, but not that.
+    #[error("the schema registry refuses {path}: {message} ({status})")]
+    Refused {
+        /// What was asked.
+        path: String,
+        /// The status of its answer.
+        status: StatusCode,
+        /// Its words.
+        message: String,
+    },
+}
+
+impl Registry {
+    /// All subjects.
+    ///
+    /// # Errors
+    /// See [`ListingError`].
+    pub async fn subjects(&self) -> Result<Vec<String>, ListingError> {
+        let found = self.ask(Method::GET, "subjects", None).await?;
+        Ok(texts(&found))
+    }
+
+    /// The numbers of the versions of `subject`, ascending; none for a subject that is not there.
+    ///
+    /// # Errors
+    /// See [`ListingError`].
+    pub async fn versions(&self, subject: &str) -> Result<Vec<u32>, ListingError> {
+        match self
+            .ask(Method::GET, &format!("subjects/{subject}/versions"), None)
+            .await
+        {
+            Ok(found) => {
+                let numbers = found.as_array().into_iter().flatten();
+                let mut versions: Vec<u32> = numbers.filter_map(|number| number.as_u64()?.try_into().ok()).collect();
+                versions.sort_unstable();
+                Ok(versions)
+            }
+            Err(ListingError::Refused { status, .. }) if status == StatusCode::NOT_FOUND => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One version of `subject`.
+    ///
+    /// # Errors
+    /// See [`ListingError`]; there may be no such version.
+    pub async fn version(&self, subject: &str, version: u32) -> Result<Registered, ListingError> {
+        let path = format!("subjects/{subject}/versions/{version}");
+        let found = self.ask(Method::GET, &path, None).await?;
+        Ok(Registered {
+            subject: subject.to_owned(),
+            version,
+            id: found["id"]
+                .as_u64()
+                .and_then(|id| id.try_into().ok())
+                .unwrap_or_default(),
+            text: found["schema"].as_str().unwrap_or_default().to_owned(),
+        })
+    }
+
+    /// The level that counts for `subject`: its own or the global one.
+    ///
+    /// # Errors
+    /// See [`ListingError`].
+    pub async fn level(&self, subject: &str) -> Result<String, ListingError> {
+        let path = format!("config/{subject}?defaultToGlobal=true");
+        let found = match self.ask(Method::GET, &path, None).await {
+            Err(ListingError::Refused { status, .. }) if status == StatusCode::NOT_FOUND => {
+                self.ask(Method::GET, "config", None).await?
+            }
+            found => found?,
+        };
+        let level = found.get("compatibilityLevel").or_else(|| found.get("compatibility"));
+        Ok(level.and_then(Value::as_str).unwrap_or("NONE").to_owned())
+    }
+
+    /// What the registry would say to `text` as the next version of `subject`: nothing, or why not.
+    ///
+    /// # Errors
+    /// See [`ListingError`].
+    pub async fn objections(&self, subject: &str, text: &str) -> Result<Vec<String>, ListingError> {
+        let path = format!("compatibility/subjects/{subject}/versions?verbose=true");
+        let body = json!({ "schema": text, "schemaType": "AVRO" });
+        match self.ask(Method::POST, &path, Some(&body)).await {
+            Ok(found) if found["is_compatible"] == true => Ok(Vec::new()),
+            Ok(found) => {
+                let messages = texts(&found["messages"]);
+                let silent = vec!["it is not compatible, and the registry does not say why".to_owned()];
+                Ok(if messages.is_empty() { silent } else { messages })
+            }
+            // A subject that is not there yet objects to nothing.
+            Err(ListingError::Refused { status, .. }) if status == StatusCode::NOT_FOUND => Ok(Vec::new()),
+            Err(ListingError::Refused { message, status, .. }) if status == StatusCode::UNPROCESSABLE_ENTITY => {
+                Ok(vec![message])
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A request with login, to the first of the registry's URLs.
+    pub(super) fn request(&self, method: Method, url: &str, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{url}/{path}"));
+        let request = match (&self.login.basic, &self.login.token) {
+            (Some((user, password)), _) => request.basic_auth(user, Some(password)),
+            (None, Some(token)) => request.bearer_auth(token),
+            (None, None) => request,
+        };
+        request.header("content-type", "application/vnd.schemaregistry.v1+json")
+    }
+
+    /// Asks each of the registry's URLs in turn until one answers.
+    async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, ListingError> {
+        let mut last = None;
+        for url in self.login.url.split(',') {
+            let url = url.trim().trim_end_matches('/');
+            let mut request = self.request(method.clone(), url, path);
+            if let Some(body) = body {
+                request = request.body(body.to_string());
+            }
+            let unavailable = |source| ListingError::Unavailable {
+                url: url.to_owned(),
+                source,
+            };
+            let answer = match request.send().await {
+                Ok(answer) if answer.status().is_server_error() => {
+                    last = answer.error_for_status().err().map(unavailable);
+                    continue;
+                }
+                Ok(answer) => answer,
+                Err(error) => {
+                    last = Some(unavailable(error));
+                    continue;
+                }
+            };
+            let status = answer.status();
+            let text = answer.text().await.map_err(unavailable)?;
+            let found: Value = serde_json::from_str(&text).unwrap_or_default();
+            if status.is_success() {
+                return Ok(found);
+            }
+            return Err(ListingError::Refused {
+                path: path.to_owned(),
+                status,
+                message: found["message"].as_str().unwrap_or("no reason given").to_owned(),
+            });
+        }
+        Err(last.expect("a registry has at least one URL, and each was tried"))
+    }
+}
+
+fn texts(list: &Value) -> Vec<String> {
+    let list = list.as_array().into_iter().flatten();
+    list.filter_map(|text| text.as_str().map(str::to_owned)).collect()
+}
