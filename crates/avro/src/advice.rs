@@ -56,6 +56,9 @@ fn hint(found: &Incompatibility, reader: &Schema, writer: &Schema) -> String {
             ),
             None => format!("give {detail} a default: data without it exist"),
         },
+        Reason::TypeMismatch if check(writer, reader).is_empty() => {
+            "the other way round it reads: deploy the readers of the wider type first, then the writers".to_owned()
+        }
         Reason::TypeMismatch => "only widening is possible (int to long, float or double; long to float or double; float to \
                                  double; string and bytes): keep the type, and add another field with a default, or make it a \
                                  new event"

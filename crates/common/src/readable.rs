@@ -72,30 +72,49 @@ impl Candidate {
     }
 }
 
-/// Every version that `registry` has for `topics`, which are pairs of a name without and with its namespace.
-pub(crate) async fn registered(
+/// Every version that `registry` has of what `model` writes and reads; `named` puts a topic into its namespace.
+///
+/// Subjects are asked for by name: a registry that others use, too, has far more. Only for a model that does not say what it
+/// hears are they looked for by their topic.
+pub(crate) async fn registered<M: Model>(
+    model: &M,
     registry: &Registry,
-    topics: &[(&'static str, String)],
+    named: impl Fn(&str) -> String,
 ) -> Result<Vec<Candidate>, ListingError> {
-    let subjects = registry.subjects().await?;
-    let ours = subjects.iter().filter_map(|subject| {
-        let of = |(_, named): &&(&'static str, String)| {
-            let rest = subject.strip_prefix(named.as_str());
-            rest.is_some_and(|rest| rest.starts_with('-'))
-        };
-        topics.iter().find(of).map(|(topic, _)| (*topic, subject.as_str()))
+    let own = M::Event::TYPES.iter().map(|event_type| (M::Event::TOPIC, event_type));
+    let heard = M::LISTENS_TO.iter().flat_map(|topic| {
+        let types = model.hears().iter().copied().flatten();
+        types
+            .filter(|event_type| reacts(model, topic, event_type))
+            .map(|event_type| (*topic, event_type))
     });
-    let versions: Vec<_> = stream::iter(ours)
+    let mut subjects: Vec<(&'static str, String)> = own
+        .chain(heard)
+        .map(|(topic, event_type)| (topic, event_type.subject(&named(topic))))
+        .collect();
+    if model.hears().is_empty() && !M::LISTENS_TO.is_empty() {
+        let all = registry.subjects().await?;
+        for topic in M::LISTENS_TO {
+            let prefix = format!("{}-", named(topic));
+            let of_topic = all.iter().filter(|subject| subject.starts_with(&prefix));
+            subjects.extend(of_topic.map(|subject| (*topic, subject.clone())));
+        }
+    }
+    let versions: Vec<_> = stream::iter(subjects)
         .map(|(topic, subject)| async move {
-            let versions = registry.versions(subject).await?;
-            Ok::<_, ListingError>(versions.into_iter().map(move |version| (topic, subject, version)))
+            let versions = registry.versions(&subject).await?;
+            Ok::<_, ListingError>(
+                versions
+                    .into_iter()
+                    .map(move |version| (topic, subject.clone(), version)),
+            )
         })
         .buffered(QUESTIONS_MAX)
         .try_collect()
         .await?;
     stream::iter(versions.into_iter().flatten())
         .map(|(topic, subject, version)| async move {
-            let found = registry.version(subject, version).await?;
+            let found = registry.version(&subject, version).await?;
             Ok(Candidate {
                 place: format!("subject {subject} version {version}"),
                 topic: Some(topic),
@@ -106,6 +125,19 @@ pub(crate) async fn registered(
         .buffered(QUESTIONS_MAX)
         .try_collect()
         .await
+}
+
+/// Whether `model` reads events of this type from `topic`: it is asked with a made-up one.
+fn reacts<M: Model>(model: &M, topic: &str, event_type: &EventType) -> bool {
+    let text = event_type.newest().avsc;
+    let sample = avro::parse(text, Defaults::Unchecked)
+        .ok()
+        .and_then(|schema| schema.sample(0));
+    let decoder = WriterSchema::parse(0, text).ok();
+    let read = sample
+        .zip(decoder)
+        .and_then(|(datum, decoder)| model.read(topic, &decoder, &datum));
+    read.is_some()
 }
 
 /// Which of `candidates` this build cannot read. Each schema is judged once.

@@ -453,11 +453,7 @@ async fn refuse_unreadable<M: Model>(
     remembered: &[(u32, String, String)],
 ) -> Result<(), Error> {
     let service = M::NAME;
-    let topics: Vec<_> = std::iter::once(&M::Event::TOPIC)
-        .chain(M::LISTENS_TO)
-        .map(|topic| (*topic, settings.kafka.named(topic)))
-        .collect();
-    let mut candidates = match readable::registered(registry, &topics).await {
+    let mut candidates = match readable::registered(model, registry, |topic| settings.kafka.named(topic)).await {
         Ok(candidates) => candidates,
         Err(error) => {
             tracing::warn!(

@@ -293,6 +293,41 @@ fn recorded(row: &Row, source: &str) -> Recorded {
     }
 }
 
+/// The first and the last position; 1 and 0 for an empty store.
+///
+/// # Errors
+/// The database's.
+pub async fn positions(client: &impl GenericClient) -> Result<(i64, i64), Error> {
+    let row = client
+        .query_one(
+            "SELECT coalesce(min(position), 1), coalesce(max(position), 0) FROM events",
+            &[],
+        )
+        .await?;
+    Ok((row.get(0), row.get(1)))
+}
+
+/// Up to `limit` payloads after position `after` and before position `end`, in order: bytes alone, for those who judge
+/// bytes.
+///
+/// # Errors
+/// The database's.
+pub async fn payloads(
+    client: &impl GenericClient,
+    after: i64,
+    end: i64,
+    limit: i64,
+) -> Result<Vec<(i64, Bytes)>, Error> {
+    let statement = client
+        .prepare_cached(
+            "SELECT position, payload FROM events WHERE position > $1 AND position < $2 ORDER BY position LIMIT $3",
+        )
+        .await?;
+    let rows = client.query(&statement, &[&after, &end, &limit]).await?;
+    let payload = |row: &Row| (row.get(0), Bytes::copy_from_slice(row.get(1)));
+    Ok(rows.iter().map(payload).collect())
+}
+
 /// What this database remembers of schema ids: id, record name, text.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! Compatibility levels: which earlier versions a new schema is held against, and who must read whom.
 
-use avro::{Schema, check};
+use avro::{Schema, check, traps};
 
 /// The longest old schema that a message repeats in full, in bytes.
 const QUOTED_BYTES_MAX: usize = 10 * 1024;
@@ -57,21 +57,24 @@ impl Level {
             .find(|level| level.word().eq_ignore_ascii_case(word))
     }
 
-    fn is_transitive(self) -> bool {
+    /// Whether all earlier versions count, not the latest alone.
+    pub fn is_transitive(self) -> bool {
         matches!(
             self,
             Level::BackwardTransitive | Level::ForwardTransitive | Level::FullTransitive
         )
     }
 
-    fn new_reads_old(self) -> bool {
+    /// Whether the new version must read what earlier ones wrote.
+    pub fn new_reads_old(self) -> bool {
         matches!(
             self,
             Level::Backward | Level::BackwardTransitive | Level::Full | Level::FullTransitive
         )
     }
 
-    fn old_reads_new(self) -> bool {
+    /// Whether earlier versions must read what the new one writes.
+    pub fn old_reads_new(self) -> bool {
         matches!(
             self,
             Level::Forward | Level::ForwardTransitive | Level::Full | Level::FullTransitive
@@ -93,13 +96,19 @@ impl Level {
             } else {
                 Vec::new()
             };
-            if forward.is_empty() && backward.is_empty() {
+            let trapped: Vec<_> = if self.new_reads_old() {
+                traps(new, old.schema)
+            } else {
+                Vec::new()
+            };
+            if forward.is_empty() && backward.is_empty() && trapped.is_empty() {
                 continue;
             }
             let mut messages: Vec<_> = forward.iter().map(|found| found.describe("old", "new")).collect();
             messages.extend(backward.iter().map(|found| found.describe("new", "old")));
+            messages.extend(trapped.iter().map(avro::Trap::describe));
             // Confluent names the old schema after the last direction that it looks in, if that one found anything.
-            if !backward.is_empty() || !self.new_reads_old() {
+            if !backward.is_empty() || !trapped.is_empty() || !self.new_reads_old() {
                 messages.push(format!("{{oldSchemaVersion: {}}}", old.version));
                 messages.push(quote(&old.schema.canonical()));
             }

@@ -9,7 +9,7 @@ use common::config::{self, Environment};
 use common::telemetry::{self, Level};
 use contracts::service::SERVICES;
 use contracts::topics::PARTITIONS_DEFAULT;
-use rondo::cli::{GlobalArgs, Target, audit, bench, dlq, inventory, offsets, orders, replay, saga};
+use rondo::cli::{GlobalArgs, Target, audit, bench, dlq, inventory, offsets, orders, replay, saga, schema};
 use rondo::{init, serve};
 
 /// Event-sourced order sagas on Kafka and Postgres.
@@ -78,6 +78,9 @@ enum Command {
     Offsets(offsets::Command),
     /// Prove that no money, no goods and no event was made or lost
     Audit(audit::Args),
+    /// Check, compare and register the contracts: files, registry and bytes
+    #[command(subcommand)]
+    Schema(schema::Command),
     /// Measure how many orders a second a running installation brings to their end
     Bench(bench::Args),
     /// Ask a URL whether it is well: exit status 0 or 1
@@ -115,6 +118,7 @@ async fn run(Arguments { global, command }: Arguments) -> Result<ExitCode> {
         Command::Saga(command) => saga::run(command, &Target::locate(&global)?).await?,
         Command::Replay(command) => replay::run(command, &global, &Target::locate(&global)?).await?,
         Command::Dlq(command) => dlq::run(command, &Target::locate(&global)?).await?,
+        Command::Schema(command) => schema::run(command, &global).await?,
         Command::Bench(args) => bench::run(args, &Target::locate(&global)?).await?,
         Command::Offsets(command) => offsets::run(command, &Target::locate(&global)?).await?,
         Command::Audit(args) => audit::run(args, &Target::locate(&global)?).await?,

@@ -1,10 +1,17 @@
 //! What a registry holds: subjects, versions, levels, and its own opinion of a schema. For starting and for tools; nothing
 //! here stands on the path of an event.
 
+use std::collections::BTreeSet;
+
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
 use super::Registry;
+
+/// Subjects of one page.
+const SUBJECTS_PAGE: usize = 1_000;
+/// Most subjects that are listed.
+const SUBJECTS_MAX: usize = 100_000;
 
 /// One version of one subject, as the registry has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,13 +51,40 @@ pub enum ListingError {
 }
 
 impl Registry {
-    /// All subjects.
+    /// All subjects, in order. Asked for in pages, since a registry may leave out what goes beyond its own bound and say
+    /// nothing.
     ///
     /// # Errors
     /// See [`ListingError`].
-    pub async fn subjects(&self) -> Result<Vec<String>, ListingError> {
-        let found = self.ask(Method::GET, "subjects", None).await?;
-        Ok(texts(&found))
+    pub async fn subjects(&self) -> Result<BTreeSet<String>, ListingError> {
+        let mut all = BTreeSet::new();
+        while all.len() < SUBJECTS_MAX {
+            let path = format!("subjects?limit={SUBJECTS_PAGE}&offset={}", all.len());
+            let page = texts(&self.ask(Method::GET, &path, None).await?);
+            let (before, length) = (all.len(), page.len());
+            all.extend(page);
+            // One that does not know pages has told all of them at once.
+            if length < SUBJECTS_PAGE || all.len() == before {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    /// Where schema `id` is registered: subjects with versions.
+    ///
+    /// # Errors
+    /// See [`ListingError`].
+    pub async fn places(&self, id: u32) -> Result<Vec<(String, u32)>, ListingError> {
+        let found = self
+            .ask(Method::GET, &format!("schemas/ids/{id}/versions"), None)
+            .await?;
+        let places = found.as_array().into_iter().flatten();
+        let place = |place: &Value| {
+            let version = place["version"].as_u64()?.try_into().ok()?;
+            Some((place["subject"].as_str()?.to_owned(), version))
+        };
+        Ok(places.filter_map(place).collect())
     }
 
     /// The numbers of the versions of `subject`, ascending; none for a subject that is not there.
@@ -128,6 +162,20 @@ impl Registry {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Registers `text` under `subject`, or finds it there; its id.
+    ///
+    /// # Errors
+    /// See [`ListingError`]; a refusal carries the registry's words.
+    pub async fn register_text(&self, subject: &str, text: &str) -> Result<u32, ListingError> {
+        let body = json!({ "schema": text, "schemaType": "AVRO" });
+        let path = format!("subjects/{subject}/versions");
+        let found = self.ask(Method::POST, &path, Some(&body)).await?;
+        Ok(found["id"]
+            .as_u64()
+            .and_then(|id| id.try_into().ok())
+            .unwrap_or_default())
     }
 
     /// A request with login, to the first of the registry's URLs.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod catalogue;
+mod evolution;
 mod golden;
 mod picture;
 mod schemas;

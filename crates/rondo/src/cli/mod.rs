@@ -28,6 +28,8 @@ pub mod audit;
 
 pub mod bench;
 
+pub mod schema;
+
 pub use output::Output;
 pub use target::{GlobalArgs, Target};
 

@@ -297,6 +297,23 @@ impl Target {
         Ok(config::kafka(&self.environment)?)
     }
 
+    /// A client of the schema registry.
+    ///
+    /// # Errors
+    /// It is not known where the registry is.
+    pub fn registry(&self) -> Result<Registry> {
+        let settings = config::registry(&self.environment)?;
+        Registry::new(&settings).context("an HTTP client could not be made")
+    }
+
+    /// Prefix of topics and groups, if there is one.
+    ///
+    /// # Errors
+    /// It is malformed.
+    pub fn namespace(&self) -> Result<Option<String>> {
+        Ok(config::namespace(&self.environment)?)
+    }
+
     /// A codec that reads everybody's events.
     ///
     /// # Errors
@@ -334,7 +351,8 @@ fn describes_a_deployment(environment: &Environment) -> bool {
             format!("{}_DATABASE_URL", service.name.to_uppercase()),
         ]
     });
-    ["KAFKA_BROKERS".to_owned(), "DATABASE_URL".to_owned()]
+    ["KAFKA_BROKERS", "DATABASE_URL", "SCHEMA_REGISTRY_URL"]
+        .map(str::to_owned)
         .into_iter()
         .chain(of_services)
         .any(|variable| environment.get(&variable).is_some())

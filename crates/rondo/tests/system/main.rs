@@ -22,6 +22,8 @@ mod outages;
 mod replay;
 mod restore;
 mod saga;
+mod schema;
+mod schema_changes;
 mod stuck;
 mod time_travel;
 mod trace;

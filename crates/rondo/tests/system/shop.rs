@@ -140,7 +140,8 @@ impl Shop {
         common::config::registry(&self.environment()).unwrap()
     }
 
-    fn environment(&self) -> Environment {
+    /// What its services are started with.
+    pub(crate) fn environment(&self) -> Environment {
         self.variables.clone().into_iter().collect()
     }
 
