@@ -49,7 +49,7 @@ impl Schema {
             }
             Kind::Array(items) => {
                 let before = out.len();
-                if variant % 3 > 0 && depth < DEPTH_MAX / 2 {
+                if !variant.is_multiple_of(3) && depth < DEPTH_MAX / 2 {
                     write_long(1, out);
                     if !self.write(*items, variant, depth, out) {
                         out.truncate(before);
@@ -59,7 +59,7 @@ impl Schema {
             }
             Kind::Map(values) => {
                 let before = out.len();
-                if variant % 3 > 0 && depth < DEPTH_MAX / 2 {
+                if !variant.is_multiple_of(3) && depth < DEPTH_MAX / 2 {
                     write_long(1, out);
                     write_text("key", out);
                     if !self.write(*values, variant, depth, out) {

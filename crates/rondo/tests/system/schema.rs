@@ -169,6 +169,54 @@ async fn a_service_held_back_goes_on_from_its_own_older_events() {
     shop.audit().await;
 }
 
+/// Has payments' database refuse its answer to an order, as a defect in a constraint would.
+const REFUSE_ANSWERS: &str = "
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        RAISE EXCEPTION 'not today' USING ERRCODE = 'check_violation';
+    END $$;
+    CREATE TRIGGER refuse BEFORE INSERT ON events FOR EACH ROW WHEN (NEW.type = 'PaymentAuthorized')
+        EXECUTE FUNCTION refuse();";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_of_version_1_is_redriven_under_the_code_of_version_3() {
+    let mut shop = Shop::prepare(&[("RONDO_WRITE_VERSIONS", FIRST)]).await;
+    let old = shop.start(&SERVICES).await;
+    shop.stock("cup", 10).await;
+    let payments = shop.database("payments").client().await;
+    payments.batch_execute(REFUSE_ANSWERS).await.unwrap();
+    let order_id = place_at(&shop, old, &order_of(&[("cup", 1)], "tok_visa")).await;
+    testkit::eventually("the order is a dead letter", crate::shop::PATIENCE, async || {
+        shop.number("payments", "SELECT count(*) FROM dead_letters").await == 1
+    })
+    .await;
+    let first = registry(&shop)
+        .version(&subject(&shop, "OrderPlaced"), 1)
+        .await
+        .unwrap()
+        .id;
+    let row = payments.query_one("SELECT value FROM dead_letters", &[]).await.unwrap();
+    assert_eq!(
+        row.get::<_, Vec<u8>>(0)[1..5],
+        first.to_be_bytes(),
+        "it is of version 1"
+    );
+
+    shop.stop(old).await;
+    payments.batch_execute("DROP TRIGGER refuse ON events").await.unwrap();
+    shop.set("RONDO_WRITE_VERSIONS", "");
+    shop.start(&SERVICES).await;
+    let checked = shop.verb(&["schema", "check", "--bytes", "--dlq"]).await;
+    assert_eq!(checked.status, 0, "{}{}", checked.stdout, checked.stderr);
+    assert!(checked.stdout.contains("payments dead letters 1"), "{}", checked.stdout);
+    let redriven = shop
+        .verb(&["dlq", "redrive", "--service", "payments", "--operator", "ada"])
+        .await;
+    assert_eq!(redriven.status, 0, "{}{}", redriven.stdout, redriven.stderr);
+    let order = shop.until(&order_id, "completed").await;
+    assert_eq!(order["channel"], "web", "{order}");
+    shop.audit().await;
+}
+
 /// A change that no reader survives: `total_minor` by another name.
 fn renamed(text: &str) -> String {
     text.replace("\"total_minor\"", "\"total\"")

@@ -14,15 +14,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::shop::Shop;
 
+/// How a schema or a value differs from this build's.
+type Edit = fn(&mut Value);
+
 /// One change.
 struct Change {
     /// What happened on the way to this build.
     name: &'static str,
     event: &'static str,
     /// Makes this build's schema the older one.
-    older: fn(&mut Value),
+    older: Edit,
     /// Makes this build's value one of the older schema; and what it is read as. `None` for what cannot be read.
-    compatible: Option<(fn(&mut Value), fn(&mut Value))>,
+    compatible: Option<(Edit, Edit)>,
 }
 
 const ORDER: &str = "OrderPlaced";

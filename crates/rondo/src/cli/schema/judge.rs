@@ -35,7 +35,9 @@ impl Pair {
     /// Whether it satisfies `level`.
     pub(super) fn holds(&self, level: Level) -> bool {
         let (backward, forward) = self.wanted(level);
-        !(backward && !self.new_reads_old.is_empty() || forward && !self.old_reads_new.is_empty())
+        let lacking_backward = backward && !self.new_reads_old.is_empty();
+        let lacking_forward = forward && !self.old_reads_new.is_empty();
+        !lacking_backward && !lacking_forward
     }
 }
 

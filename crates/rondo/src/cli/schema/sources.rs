@@ -4,8 +4,9 @@
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use common::kafka::Settings;
+use common::parking::{self, Filter};
 use common::replay::log::{Log, Span, Start, spans};
-use common::{parking, store};
+use common::store;
 use contracts::service::SERVICES;
 use deadpool_postgres::Client;
 use futures_util::future::BoxFuture;
@@ -153,14 +154,18 @@ pub(super) async fn event_store(
 
 /// Reads the dead letters of `service` that nobody has decided about.
 pub(super) async fn dead_letters(client: &Client, bar: &ProgressBar, sink: &mut impl Sink) -> Result<u64> {
+    let undecided = Filter {
+        undecided: true,
+        ..Filter::default()
+    };
     let mut before = i64::MAX;
     let mut count = 0;
     loop {
-        let page = parking::dead_letters(client, before, LETTERS_PAGE).await?;
+        let page = parking::dead_letters(client, &undecided, before, LETTERS_PAGE).await?;
         let Some(last) = page.last() else { return Ok(count) };
         before = last.id;
-        let open = page.into_iter().filter(|letter| letter.status == "dead");
-        let found: Vec<Found> = open
+        let found: Vec<Found> = page
+            .into_iter()
             .map(|letter| Found {
                 place: Place::Letter { row: letter.id },
                 value: letter.record.value.unwrap_or_default(),
