@@ -128,6 +128,7 @@ impl Comparison {
         };
         let mut other_columns = only(&ours, &theirs, "only in the service");
         other_columns.extend(only(&theirs, &ours, "only in the rebuilt table"));
+        let left_out = ours.is_empty().then(|| "the service has no such table".to_owned());
         let common = ours.into_iter().filter(|column| theirs.contains(column));
         let determined = |column: &String| table.determined.is_empty() || table.determined.contains(&column.as_str());
         Ok(Self {
@@ -145,7 +146,7 @@ impl Comparison {
                 more: false,
                 first: Vec::new(),
                 other_columns,
-                left_out: None,
+                left_out,
             },
             table,
         })
@@ -167,6 +168,9 @@ impl Comparison {
 
     /// Hashes both tables, and remembers by key the rows that differ. Takes as long as reading them does.
     pub(super) async fn survey(&mut self, client: &Client) -> Result<(), Error> {
+        if self.report.left_out.is_some() {
+            return Ok(());
+        }
         client
             .batch_execute(&format!(
                 "DROP TABLE IF EXISTS pg_temp.{suspects};
@@ -330,7 +334,7 @@ async fn columns(client: &Client, table: &str) -> Result<Vec<String>, Error> {
     let rows = client
         .query(
             "SELECT quote_ident(attname) FROM pg_attribute
-             WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+             WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
             &[&table],
         )
         .await?;

@@ -15,9 +15,9 @@ use crate::event::{Recorded, StreamId};
 use crate::model::{Change, Model};
 
 /// Streams whose state is kept. Those of one service have one to two kilobytes each.
-pub const STREAMS_OPEN_MAX: usize = 40_000;
+pub const STREAMS_OPEN_MAX: usize = 20_000;
 /// Events of one batch, which is one transaction.
-pub const BATCH_EVENTS_MAX: usize = 16_000;
+pub const BATCH_EVENTS_MAX: usize = 8_000;
 
 /// The states that are kept: in two halves, of which the one that was not touched for longest is dropped whole.
 pub(super) struct Fold<M: Model> {
@@ -272,3 +272,6 @@ async fn decode<E: crate::event::EventSet>(codec: &Codec, recorded: &Recorded) -
         source,
     })
 }
+
+#[cfg(test)]
+mod tests;

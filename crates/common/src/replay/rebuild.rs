@@ -162,6 +162,9 @@ pub struct Plan {
     pub from: From,
     /// Where it ends: the last event that occurred then or before. `None`: now, and what comes until the verdict.
     pub until: Option<Timestamp>,
+    /// Up to which position the topic is told before the event store is asked for the rest: `None` for what the service has
+    /// published, as is right for its own topic.
+    pub cutoff: Option<i64>,
     /// What becomes of the tables.
     pub intent: Intent,
     /// The tables have the shape that these give them, not the one of the service's own.
@@ -775,7 +778,11 @@ impl Plan {
         match &self.input {
             Input::Topic { kafka, topic } => {
                 // Before the ends are asked for: everything up to here is in the log below them.
-                let cutoff = store::published_position(reader).await?.min(until);
+                let published = match self.cutoff {
+                    Some(cutoff) => cutoff,
+                    None => store::published_position(reader).await?,
+                };
+                let cutoff = published.min(until);
                 let start = match self.from {
                     From::Earliest => Start::Earliest,
                     From::Offset(offset) => Start::Offset(offset),

@@ -345,6 +345,7 @@ impl<M: Model, T: Fn(Step) + Sync> Run<'_, M, T> {
             input: Input::Store,
             from: From::Earliest,
             until: None,
+            cutoff: None,
             intent: Intent::SwapAnyway,
             migrations: None,
             streams_max: STREAMS_OPEN_MAX,

@@ -310,7 +310,7 @@ impl Shadow {
         }
         model.sum_up(&tx).await?;
         for table in &self.tables {
-            note_changes(&tx, schema, &home, table).await?;
+            note_changes(&tx, schema, table).await?;
         }
         let sql = format!("UPDATE {schema}.progress SET phase = $1");
         tx.execute(&sql, &[&(Phase::Following as i16)]).await?;
@@ -506,7 +506,7 @@ async fn grant(tx: &Transaction<'_>, schema: &str, home: &str, table: &Table) ->
 }
 
 /// Writes down the key of every row that changes from now on.
-async fn note_changes(tx: &Transaction<'_>, schema: &str, home: &str, table: &Table) -> Result<(), Error> {
+async fn note_changes(tx: &Transaction<'_>, schema: &str, table: &Table) -> Result<(), Error> {
     let name = table.name;
     let columns = table.key.join(", ");
     let of = |row: &str| {
@@ -514,7 +514,7 @@ async fn note_changes(tx: &Transaction<'_>, schema: &str, home: &str, table: &Ta
         keys.join(", ")
     };
     tx.batch_execute(&format!(
-        "CREATE TABLE {schema}.touched_{name} AS SELECT {columns} FROM {home}.{name} WITH NO DATA;
+        "CREATE TABLE {schema}.touched_{name} AS SELECT {columns} FROM {schema}.{name} WITH NO DATA;
          CREATE FUNCTION {schema}.note_{name}() RETURNS trigger LANGUAGE plpgsql AS $note$ BEGIN
              IF TG_OP = 'DELETE' THEN INSERT INTO {schema}.touched_{name} VALUES ({old});
              ELSE INSERT INTO {schema}.touched_{name} VALUES ({new}); END IF;

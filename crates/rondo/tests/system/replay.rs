@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use rand::Rng as _;
+use rdkafka::message::{Headers as _, Message as _};
 use serde_json::Value;
+use testkit::kafka::Raw;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -224,6 +226,65 @@ async fn a_part_of_the_log_is_compared_and_never_swapped() {
         (code, &report["partial"], &report["swapped"]),
         (0, &false.into(), &true.into()),
         "{report:#}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_lacks_an_event_is_not_taken_for_the_truth() {
+    let mut shop = stocked().await;
+    let order_id = some_orders(&shop).await;
+    let (code, report) = rebuild(&shop, "orders", &["--no-swap"]).await;
+    assert_eq!((code, &report["gaps"]), (0, &0.into()), "{report:#}");
+    shop.stop(0).await;
+
+    // The last event of an order once more, as if there had been one between that never came.
+    let client = shop.database("orders").client().await;
+    let published = client
+        .query_one("UPDATE relay SET cursor = cursor + 10 RETURNING cursor", &[])
+        .await
+        .unwrap();
+    let topic = shop.topic("orders.events");
+    let records = testkit::kafka::read_all(&topic).await;
+    let last = records
+        .iter()
+        .rfind(|record| record.key() == Some(order_id.as_bytes()))
+        .unwrap();
+    let mut headers: Vec<(String, Vec<u8>)> = last
+        .headers()
+        .unwrap()
+        .iter()
+        .map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec()))
+        .collect();
+    for (name, value) in &mut headers {
+        match name.as_str() {
+            "stream-version" => *value = b"100".to_vec(),
+            "position" => *value = published.get::<_, i64>(0).to_string().into_bytes(),
+            _ => {}
+        }
+    }
+    let headers: Vec<(&str, &[u8])> = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_slice()))
+        .collect();
+    let record = Raw {
+        partition: Some(last.partition()),
+        key: last.key(),
+        value: last.payload(),
+        headers: &headers,
+    };
+    testkit::kafka::produce(&topic, &[record]).await;
+
+    let (code, report) = rebuild(&shop, "orders", &[]).await;
+    let facts = (code, &report["gaps"], &report["gaps_first"][0], &report["swapped"]);
+    assert_eq!(
+        facts,
+        (1, &1.into(), &order_id.as_str().into(), &false.into()),
+        "{report:#}"
+    );
+    assert_eq!(
+        table_of(&report, "orders")["different"],
+        0,
+        "the event store has it all: {report:#}"
     );
 }
 

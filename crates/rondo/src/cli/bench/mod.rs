@@ -19,6 +19,9 @@ mod usage;
 mod curve;
 mod sweep;
 
+mod replay;
+mod story;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -52,6 +55,8 @@ pub struct Args {
 enum Command {
     /// Find the highest rate that is held with its p99 under a bound, and draw the latency curve
     Sweep(sweep::Args),
+    /// Measure how fast a service's log is told again, beside a bare consumer of the same topic
+    Replay(replay::Args),
 }
 
 /// What one run takes.
@@ -99,6 +104,7 @@ pub async fn run(args: Args, target: &Target) -> Result<Verdict> {
     match args.command {
         None => once(args.run, target).await,
         Some(Command::Sweep(args)) => sweep::run(args, target).await,
+        Some(Command::Replay(args)) => replay::run(&args, target).await,
     }
 }
 

@@ -2,7 +2,7 @@
 //! database made again, states as they were.
 
 mod diff;
-mod progress;
+pub(in crate::cli) mod progress;
 mod rebuild;
 mod restore;
 mod show;
@@ -139,6 +139,7 @@ impl Extent {
             input,
             from: self.from(),
             until: self.until,
+            cutoff: None,
             intent: common::replay::Intent::Compare,
             migrations: None,
             streams_max: self.streams_in_memory,
