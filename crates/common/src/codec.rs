@@ -27,7 +27,7 @@ use serde::de::DeserializeOwned;
 use serde_avro_fast::de::{DeError, DeserializerConfig, DeserializerState, read::SliceRead};
 use serde_avro_fast::ser::SerializerConfig;
 
-pub use from_json::FitError;
+pub use from_json::{EncodeError, FitError, from_json};
 pub use serde_avro_fast::Schema;
 pub use serde_avro_fast::ser::SerError;
 
@@ -142,20 +142,6 @@ pub enum PinError {
         #[source]
         source: serde_avro_fast::schema::SchemaError,
     },
-}
-
-/// Why JSON could not be made a message.
-#[derive(Debug, thiserror::Error)]
-pub enum EncodeError {
-    /// It does not fit the schema.
-    #[error(transparent)]
-    Fit(#[from] FitError),
-    /// The encoder refuses it.
-    #[error("it cannot be encoded")]
-    Encode(#[source] SerError),
-    /// It would be read as something else.
-    #[error("what was encoded does not read back as the same")]
-    Unlike,
 }
 
 /// Where the registry is and how to log in.
@@ -527,24 +513,6 @@ impl Codec {
     pub async fn to_json(&self, value: &[u8]) -> Result<serde_json::Value, DecodeError> {
         let (schema, datum) = self.open(value).await?;
         Ok(read_datum(datum, &schema.schema)?)
-    }
-}
-
-/// A message that says `value`, with schema `id`. What `value` lacks gets the schema's defaults.
-///
-/// # Errors
-/// It does not fit, with its place.
-pub fn from_json(id: u32, schema: &WriterSchema, value: &serde_json::Value) -> Result<Vec<u8>, EncodeError> {
-    let text: serde_json::Value = serde_json::from_str(&schema.text).unwrap_or_default();
-    let value = from_json::fit(&text, value)?;
-    let mut message = vec![MAGIC];
-    message.extend_from_slice(&id.to_be_bytes());
-    let message = write_datum(&value, &schema.schema, message).map_err(EncodeError::Encode)?;
-    let read = read_datum::<serde_json::Value>(&message[HEADER_LENGTH..], &schema.schema);
-    if read.ok().as_ref() == Some(&value) {
-        Ok(message)
-    } else {
-        Err(EncodeError::Unlike)
     }
 }
 

@@ -1,9 +1,11 @@
-//! JSON back into an Avro datum, for people who mend what a message says. Strict: a field that the schema lacks, or that is
+//! JSON back into a message, for people who mend what a message says. Strict: a field that the schema lacks, or that is
 //! missing and has no default, is named with its place.
 
 use std::collections::HashMap;
 
 use serde_json::{Map, Number, Value};
+
+use super::{HEADER_LENGTH, MAGIC, SerError, WriterSchema, read_datum, write_datum};
 
 /// Deepest nesting that is followed.
 const DEPTH_MAX: usize = super::DEPTH_MAX;
@@ -37,11 +39,43 @@ pub enum FitError {
     },
 }
 
+/// Why JSON could not be made a message.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// It does not fit the schema.
+    #[error(transparent)]
+    Fit(#[from] FitError),
+    /// The encoder refuses it.
+    #[error("it cannot be encoded")]
+    Encode(#[source] SerError),
+    /// It would be read as something else.
+    #[error("what was encoded does not read back as the same")]
+    Unlike,
+}
+
+/// A message that says `value`, with schema `id`. What `value` lacks gets the schema's defaults.
+///
+/// # Errors
+/// It does not fit, with its place.
+pub fn from_json(id: u32, schema: &WriterSchema, value: &Value) -> Result<Vec<u8>, EncodeError> {
+    let text: Value = serde_json::from_str(&schema.text).unwrap_or_default();
+    let value = fit(&text, value)?;
+    let mut message = vec![MAGIC];
+    message.extend_from_slice(&id.to_be_bytes());
+    let message = write_datum(&value, &schema.schema, message).map_err(EncodeError::Encode)?;
+    let read = read_datum::<Value>(&message[HEADER_LENGTH..], &schema.schema);
+    if read.ok().as_ref() == Some(&value) {
+        Ok(message)
+    } else {
+        Err(EncodeError::Unlike)
+    }
+}
+
 /// `value` as the schema whose text is `schema` takes it: with defaults for what is missing.
 ///
 /// # Errors
 /// See [`FitError`].
-pub(super) fn fit(schema: &Value, value: &Value) -> Result<Value, FitError> {
+fn fit(schema: &Value, value: &Value) -> Result<Value, FitError> {
     let mut names = HashMap::new();
     collect(schema, "", &mut names);
     Fitting { names }.value(schema, value, "the value", 0)

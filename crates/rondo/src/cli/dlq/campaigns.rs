@@ -114,6 +114,12 @@ pub(super) async fn follow(
         Output::Table => {
             print_left_out(left);
             print(&all);
+            let troubled = |campaign: &Campaign| campaign.count("died_again") + campaign.count("left_out") > 0;
+            if let Some((id, _)) = all.iter().find(|(_, campaign)| troubled(campaign)) {
+                output::line(output::dim(format_args!(
+                    "`rondo dlq campaigns {id}` says why for each"
+                )));
+            }
             if !watched {
                 output::line(output::dim(format_args!(
                     "the service goes on with it; `rondo dlq campaigns watch {}` waits for its end",
