@@ -13,6 +13,7 @@ mod bytes;
 mod catalogue;
 mod check;
 mod diff;
+mod download;
 mod judge;
 mod registered;
 mod sources;
@@ -36,7 +37,7 @@ pub enum Command {
     /// Show one schema of the registry.
     Show(registered::ShowArgs),
     /// Write the registry's schemas to files, named as in schemas/.
-    Download(registered::DownloadArgs),
+    Download(download::Args),
 }
 
 /// Runs a verb about schemas.
@@ -50,6 +51,6 @@ pub async fn run(command: Command, global: &GlobalArgs) -> Result<Verdict> {
         Command::Register(args) => registered::register(&args, global).await,
         Command::List => registered::list(global).await,
         Command::Show(args) => registered::show(&args, global).await,
-        Command::Download(args) => registered::download(&args, global).await,
+        Command::Download(args) => download::run(&args, global).await,
     }
 }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::catalogue::{Catalogue, Event, Version};
 use super::diff::finding;
+use super::download::pretty;
 use crate::cli::output::{self, Table, bad, bold, dim, good, warn};
 use crate::cli::{GlobalArgs, Output, Target, Verdict};
 
@@ -41,16 +42,6 @@ pub struct ShowArgs {
     /// Which version of a subject; the newest if left out.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     version: Option<u32>,
-}
-
-/// What `schema download` takes.
-#[derive(ClapArgs, Debug)]
-pub struct DownloadArgs {
-    /// The directory to write to; made if it is not there.
-    directory: PathBuf,
-    /// Write over files that differ.
-    #[arg(long)]
-    force: bool,
 }
 
 /// How the schemas of one event stand to the registry's.
@@ -168,11 +159,15 @@ fn says_the_same(version: &Version, text: &str) -> bool {
 
 /// Prints how the files stand to the registry.
 pub(super) fn print(standings: &[Standing]) {
-    let mut table = Table::new(&["subject", "level", ">registered", "lacking", "registry"]);
+    let mut table = Table::new(&["well", "level", ">registered", "lacking", "subject"]);
     for standing in standings {
         let lacking: Vec<String> = standing.lacking.iter().map(|number| format!("v{number}")).collect();
         table.row([
-            standing.subject.clone(),
+            if standing.is_wanting() {
+                bad("no").to_string()
+            } else {
+                good("yes").to_string()
+            },
             standing.level.clone().unwrap_or_else(|| "-".to_owned()),
             standing.registered.len().to_string(),
             if lacking.is_empty() {
@@ -180,11 +175,8 @@ pub(super) fn print(standings: &[Standing]) {
             } else {
                 warn(lacking.join(" ")).to_string()
             },
-            if standing.is_wanting() {
-                bad("no").to_string()
-            } else {
-                good("yes").to_string()
-            },
+            // Last, where nothing is cut: it ends with what tells it from others.
+            standing.subject.clone(),
         ]);
     }
     table.print();
@@ -323,13 +315,13 @@ pub(super) async fn list(global: &GlobalArgs) -> Result<Verdict> {
             output::json(&rows.iter().map(row).collect::<Vec<_>>());
         }
         Output::Table => {
-            let mut table = Table::new(&["subject", "level", "versions (id)"]);
+            let mut table = Table::new(&["level", "versions (id)", "subject"]);
             for (subject, level, versions) in &rows {
                 let versions: Vec<String> = versions
                     .iter()
                     .map(|found| format!("v{} ({})", found.version, found.id))
                     .collect();
-                table.row([(*subject).clone(), level.clone(), versions.join(" ")]);
+                table.row([level.clone(), versions.join(" "), (*subject).clone()]);
             }
             table.print();
         }
@@ -338,13 +330,13 @@ pub(super) async fn list(global: &GlobalArgs) -> Result<Verdict> {
 }
 
 /// What subjects of this deployment begin with; others in the registry are other deployments'.
-fn prefix(target: &Target) -> Result<String> {
+pub(super) fn prefix(target: &Target) -> Result<String> {
     let namespace = target.namespace()?;
     Ok(namespace.map(|namespace| format!("{namespace}.")).unwrap_or_default())
 }
 
 /// Every subject that begins with `prefix`, with its versions.
-async fn all(registry: &Registry, prefix: &str) -> Result<Vec<(String, Vec<Registered>)>> {
+pub(super) async fn all(registry: &Registry, prefix: &str) -> Result<Vec<(String, Vec<Registered>)>> {
     let subjects = registry.subjects().await?;
     let subjects: Vec<String> = subjects
         .into_iter()
@@ -427,169 +419,4 @@ pub(super) async fn show(args: &ShowArgs, global: &GlobalArgs) -> Result<Verdict
         }
     }
     Ok(Verdict::Done)
-}
-
-/// Runs `schema download`: `<service>/<Event>.v<N>.avsc`, where the topic is `<service>.events`.
-pub(super) async fn download(args: &DownloadArgs, global: &GlobalArgs) -> Result<Verdict> {
-    let target = Target::locate(global)?;
-    let registry = target.registry()?;
-    let prefix = prefix(&target)?;
-    let mut files = Vec::new();
-    let mut differing = 0;
-    for (subject, versions) in all(&registry, &prefix).await? {
-        let Some(rest) = subject.strip_prefix(prefix.as_str()) else {
-            continue;
-        };
-        let Some((topic, full_name)) = rest.split_once('-') else {
-            continue;
-        };
-        let service = safe(topic.strip_suffix(".events").unwrap_or(topic));
-        let event = safe(full_name.rsplit('.').next().unwrap_or(full_name));
-        for found in versions {
-            let path = args
-                .directory
-                .join(&service)
-                .join(format!("{event}.v{}.avsc", found.version));
-            let state = write(&path, &found.text, args.force)?;
-            differing += usize::from(state == "differs");
-            files.push(
-                json!({ "file": path.display().to_string(), "subject": subject, "id": found.id, "state": state }),
-            );
-        }
-    }
-    match global.output {
-        Output::Json => output::json(&files),
-        Output::Table => {
-            let mut table = Table::new(&["file", ">id", "state"]);
-            for file in &files {
-                let text = |key: &str| file[key].as_str().unwrap_or_default().to_owned();
-                let state = text("state");
-                table.row([
-                    text("file"),
-                    file["id"].to_string(),
-                    if state == "differs" {
-                        bad(state).to_string()
-                    } else {
-                        state
-                    },
-                ]);
-            }
-            table.print();
-            if differing > 0 {
-                output::line("files that differ were left as they are; --force writes over them");
-            }
-        }
-    }
-    Ok(Verdict::of(differing == 0))
-}
-
-/// A part of a subject as a file's name: it may not lead elsewhere.
-fn safe(part: &str) -> String {
-    let plain = |c: char| {
-        if c.is_ascii_alphanumeric() || "_-.".contains(c) {
-            c
-        } else {
-            '_'
-        }
-    };
-    let name: String = part.chars().map(plain).collect();
-    if name.trim_matches('.').is_empty() {
-        "_".to_owned()
-    } else {
-        name
-    }
-}
-
-/// Writes a schema, pretty, unless the file says the same already.
-fn write(path: &std::path::Path, text: &str, force: bool) -> Result<&'static str> {
-    let parse = |text: &str| {
-        avro::parse(text, Defaults::Unchecked)
-            .ok()
-            .map(|schema| schema.canonical())
-    };
-    let there = std::fs::read_to_string(path).ok();
-    if let Some(there) = &there {
-        if parse(there).is_some() && parse(there) == parse(text) {
-            return Ok("the same");
-        }
-        if !force {
-            return Ok("differs");
-        }
-    }
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory).with_context(|| format!("{} cannot be made", directory.display()))?;
-    }
-    std::fs::write(path, pretty(text) + "\n").with_context(|| format!("{} cannot be written", path.display()))?;
-    Ok(if there.is_some() { "replaced" } else { "written" })
-}
-
-/// JSON with a line for each member, in the order that it came in.
-fn pretty(text: &str) -> String {
-    let (mut out, mut depth, mut in_text, mut escaped) = (String::with_capacity(text.len() * 2), 0_usize, false, false);
-    let mut rest = text.chars().peekable();
-    let newline = |out: &mut String, depth: usize| {
-        out.push('\n');
-        out.extend(std::iter::repeat_n("  ", depth));
-    };
-    while let Some(c) = rest.next() {
-        if in_text {
-            out.push(c);
-            in_text = escaped || c != '"';
-            escaped = !escaped && c == '\\';
-            continue;
-        }
-        match c {
-            '{' | '[' => {
-                out.push(c);
-                while rest.next_if(|next| next.is_whitespace()).is_some() {}
-                if rest.peek().is_some_and(|next| matches!(next, '}' | ']')) {
-                    continue;
-                }
-                depth += 1;
-                newline(&mut out, depth);
-            }
-            '}' | ']' => {
-                if !out.ends_with(['{', '[']) {
-                    depth = depth.saturating_sub(1);
-                    newline(&mut out, depth);
-                }
-                out.push(c);
-            }
-            ',' => {
-                out.push(c);
-                newline(&mut out, depth);
-            }
-            ':' => out.push_str(": "),
-            c if c.is_whitespace() => {}
-            c => {
-                in_text = c == '"';
-                out.push(c);
-            }
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_schema_is_written_out_in_its_own_order() {
-        let text = r#"{"type":"record","name":"R","doc":"a {b} \"c\", d","fields":[ ]}"#;
-        assert_eq!(
-            pretty(text),
-            "{\n  \"type\": \"record\",\n  \"name\": \"R\",\n  \"doc\": \"a {b} \\\"c\\\", d\",\n  \"fields\": []\n}"
-        );
-        assert_eq!(
-            serde_json::from_str::<Value>(&pretty(text)).unwrap(),
-            serde_json::from_str::<Value>(text).unwrap()
-        );
-    }
-
-    #[test]
-    fn a_subject_cannot_lead_out_of_the_directory() {
-        assert_eq!(safe("../x"), ".._x");
-        assert_eq!(safe(".."), "_");
-    }
 }
