@@ -123,7 +123,7 @@ async fn a_row_that_is_missing_or_should_not_be_there_is_named() {
     let shop = stocked().await;
     let order_id = some_orders(&shop).await;
     let client = shop.database("orders").client().await;
-    let stranger = "INSERT INTO timers (stream_id, due_at) VALUES ('nobody', now())";
+    let stranger = "INSERT INTO timers (stream_id, due_at) VALUES ('nobody', now() + interval '1 day')";
     client.execute(stranger, &[]).await.unwrap();
     let missing = format!("DELETE FROM orders WHERE order_id = '{order_id}'");
     assert_eq!(client.execute(&missing, &[]).await.unwrap(), 1);
