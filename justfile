@@ -20,3 +20,11 @@ deny:
 # The proof that nothing was made or lost, against a running installation
 audit *ARGS:
     cargo run -- audit {{ARGS}}
+
+# What a running installation brings to its end, a second, and how fast
+bench *ARGS:
+    cargo run --release -- bench {{ARGS}}
+
+# The same beside another system's bench, in turns: a command that prints the same lines of JSON
+bench-versus COMMAND *ARGS:
+    cargo run --release -- bench versus {{quote(COMMAND)}} {{ARGS}}

@@ -21,6 +21,7 @@ mod sweep;
 
 mod replay;
 mod story;
+mod versus;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -57,6 +58,8 @@ enum Command {
     Sweep(sweep::Args),
     /// Measure how fast a service's log is told again, beside a bare consumer of the same topic
     Replay(replay::Args),
+    /// Run this system and another's bench in turns, and show the medians side by side
+    Versus(versus::Args),
 }
 
 /// What one run takes.
@@ -105,6 +108,7 @@ pub async fn run(args: Args, target: &Target) -> Result<Verdict> {
         None => once(args.run, target).await,
         Some(Command::Sweep(args)) => sweep::run(args, target).await,
         Some(Command::Replay(args)) => replay::run(&args, target).await,
+        Some(Command::Versus(args)) => versus::run(args, target).await,
     }
 }
 

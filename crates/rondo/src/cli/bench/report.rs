@@ -100,12 +100,12 @@ impl Report {
             cpu_ms_per_saga: spent
                 .cpu_seconds
                 .iter()
-                .map(|(process, seconds)| (process.clone(), rounded(seconds * 1e3 / sagas * 1e3) / 1e3))
+                .map(|(process, seconds)| (process.clone(), to_a_thousandth(seconds * 1e3 / sagas)))
                 .collect(),
-            commits_per_saga: rounded(per_saga(spent.commits) * 1e3) / 1e3,
+            commits_per_saga: to_a_thousandth(per_saga(spent.commits)),
             rows_per_saga: rounded(per_saga(spent.rows)),
             wal_bytes_per_saga: per_saga(spent.wal_bytes).round(),
-            wal_syncs_per_saga: spent.wal_syncs.map(|syncs| rounded(per_saga(syncs) * 1e3) / 1e3),
+            wal_syncs_per_saga: spent.wal_syncs.map(|syncs| to_a_thousandth(per_saga(syncs))),
             held: measured.held(),
         }
     }
@@ -239,6 +239,10 @@ fn percentiles(times: &Times) -> Percentiles {
 /// To a tenth.
 fn rounded(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
+}
+
+fn to_a_thousandth(number: f64) -> f64 {
+    (number * 1e3).round() / 1e3
 }
 
 /// `× 1.25`, how many times as much as before.
