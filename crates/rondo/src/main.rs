@@ -2,6 +2,7 @@
 //! wanting, 2 usage.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -90,16 +91,25 @@ enum Command {
     },
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// How long work that was handed to threads may go on once the verb has ended. What a broken broker or a blocked call still
+/// holds would keep the process for ever.
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(arguments).await {
-        Ok(status) => status,
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            eprintln!("error: no threads to work with: {error}");
+            return ExitCode::FAILURE;
         }
-    }
+    };
+    let status = runtime.block_on(run(arguments)).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    });
+    runtime.shutdown_timeout(SHUTDOWN_WAIT);
+    status
 }
 
 async fn run(Arguments { global, command }: Arguments) -> Result<ExitCode> {
