@@ -61,6 +61,12 @@ fn print(report: &Report, elapsed: Duration, verb: Verb) {
         ]);
     }
     table.print();
+    let written_meanwhile = |one: &TableReport| one.is_equal() && one.live_hash != one.rebuilt_hash;
+    if report.tables.iter().any(written_meanwhile) {
+        output::line(output::dim(
+            "both sides were counted while orders went on; what was written between the two was compared row by row",
+        ));
+    }
     for one in report.tables.iter().filter(|one| !one.is_equal()) {
         print_differences(one, verb);
     }
