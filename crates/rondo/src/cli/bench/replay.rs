@@ -21,7 +21,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
 use super::story::{self, Story};
-use crate::cli::replay::{Service, codec, fingerprint, progress};
+use crate::cli::replay::{Service, codec, fingerprint, progress, with_model};
 use crate::cli::{Output, Target, Verdict, output};
 
 /// Most events that a log is filled with.
@@ -72,18 +72,7 @@ struct Reading {
 /// # Errors
 /// The topic cannot be read or filled, or the database cannot be written.
 pub(super) async fn run(args: &Args, target: &Target) -> Result<Verdict> {
-    match args.service {
-        Service::Orders => {
-            one(
-                orders::service::Orders::new(orders::waiting::Endings::new(0)),
-                args,
-                target,
-            )
-            .await
-        }
-        Service::Payments => one(payments::Payments, args, target).await,
-        Service::Inventory => one(inventory::Inventory, args, target).await,
-    }
+    with_model!(args.service, one(args, target))
 }
 
 async fn one<M: Story>(model: M, args: &Args, target: &Target) -> Result<Verdict> {

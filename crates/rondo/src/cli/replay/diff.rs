@@ -13,7 +13,7 @@ use common::model::Model;
 use common::replay::{Intent, Rebuild, Watch};
 use tokio::process::Command;
 
-use super::{Extent, Service, codec, progress, show};
+use super::{Extent, Service, codec, progress, show, with_model};
 use crate::cli::{GlobalArgs, Output, Target, Verdict};
 use crate::init::migrations_of;
 
@@ -43,18 +43,7 @@ pub(super) async fn run(args: &Args, global: &GlobalArgs, target: &Target) -> Re
     if let Some(binary) = &args.with {
         return other(binary, args, global).await;
     }
-    match args.service {
-        Service::Orders => {
-            one(
-                orders::service::Orders::new(orders::waiting::Endings::new(0)),
-                args,
-                target,
-            )
-            .await
-        }
-        Service::Payments => one(payments::Payments, args, target).await,
-        Service::Inventory => one(inventory::Inventory, args, target).await,
-    }
+    with_model!(args.service, one(args, target))
 }
 
 async fn one<M: Model>(model: M, args: &Args, target: &Target) -> Result<Verdict> {

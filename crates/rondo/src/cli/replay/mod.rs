@@ -67,6 +67,21 @@ impl Service {
     }
 }
 
+/// Runs a generic function with the model of a service: `with_model!(service, run(args, target))` calls
+/// `run(model, args, target)`.
+macro_rules! with_model {
+    ($service:expr, $run:ident($($argument:expr),*)) => {
+        match $service {
+            $crate::cli::replay::Service::Orders => {
+                $run(orders::service::Orders::new(orders::waiting::Endings::new(0)), $($argument),*).await
+            }
+            $crate::cli::replay::Service::Payments => $run(payments::Payments, $($argument),*).await,
+            $crate::cli::replay::Service::Inventory => $run(inventory::Inventory, $($argument),*).await,
+        }
+    };
+}
+pub(in crate::cli) use with_model;
+
 /// Where events are read from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Source {

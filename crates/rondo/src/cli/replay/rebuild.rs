@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use common::model::Model;
 use common::replay::{Intent, Rebuild, Watch, drop_old};
 
-use super::{Extent, Service, codec, progress, show};
+use super::{Extent, Service, codec, progress, show, with_model};
 use crate::cli::{Target, Verdict, output};
 
 /// What `replay rebuild` takes.
@@ -50,18 +50,7 @@ pub(super) async fn run(args: &Args, target: &Target) -> Result<Verdict> {
         });
         return Ok(Verdict::Done);
     }
-    match args.service {
-        Service::Orders => {
-            one(
-                orders::service::Orders::new(orders::waiting::Endings::new(0)),
-                args,
-                target,
-            )
-            .await
-        }
-        Service::Payments => one(payments::Payments, args, target).await,
-        Service::Inventory => one(inventory::Inventory, args, target).await,
-    }
+    with_model!(args.service, one(args, target))
 }
 
 async fn one<M: Model>(model: M, args: &Args, target: &Target) -> Result<Verdict> {

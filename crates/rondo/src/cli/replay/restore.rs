@@ -11,7 +11,7 @@ use deadpool_postgres::Pool;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::Service;
+use super::{Service, with_model};
 use crate::cli::output;
 use crate::cli::{Output, Target, Verdict};
 use crate::{init, system};
@@ -32,17 +32,10 @@ pub struct Args {
 /// # Errors
 /// It is not empty, a copy of the service runs, or the log is not whole.
 pub(super) async fn run(args: &Args, target: &Target) -> Result<Verdict> {
-    let (options, endings) = (
-        Options {
-            accept_gaps: args.accept_gaps,
-        },
-        orders::waiting::Endings::new(0),
-    );
-    match args.service {
-        Service::Orders => one(orders::service::Orders::new(endings), options, target).await,
-        Service::Payments => one(payments::Payments, options, target).await,
-        Service::Inventory => one(inventory::Inventory, options, target).await,
-    }
+    let options = Options {
+        accept_gaps: args.accept_gaps,
+    };
+    with_model!(args.service, one(options, target))
 }
 
 async fn one<M: Model>(model: M, options: Options, target: &Target) -> Result<Verdict> {
