@@ -14,7 +14,7 @@ use crate::system;
 /// Connections of the registry to its database.
 const REGISTRY_POOL_SIZE: usize = 8;
 /// How long requests that are under way may take at a stop.
-const DRAIN_SECS: u64 = 20;
+pub const DRAIN_SECS: u64 = 20;
 
 /// What can be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
