@@ -1,13 +1,14 @@
 //! What the leader does: hands on rows in order, keeps the lease, begins again after a failure.
 //!
 //! ```text
-//!  offers ──────────┐ follow without a gap?
+//!  offers ──────────┐ follow without a gap, or soon?
 //!                   ├──────────────────────► publisher ─► Kafka
 //!  table, by pages ─┘ else, up to a gap          │ reports
 //!                                                ▼
 //!  relay row ◄── every 100 ms or so ── keep ◄── window: cursor, log ends
 //! ```
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +34,10 @@ const LEASE_USABLE: f64 = 0.8;
 const LEASE_RENEWED: f64 = 0.3;
 /// First and longest pause between looks at an open gap.
 const GAP_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+/// Longest wait for a commit to offer the rows before those that are held, and most rows that are held: then the table is
+/// read.
+const HELD_WAIT: Duration = Duration::from_millis(5);
+const HELD_ROWS_MAX: usize = 10_000;
 /// Longest wait at shutdown for what is in flight.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for one answer of the database.
@@ -241,6 +246,7 @@ impl<'a> Leader<'a> {
             leader: self,
             publisher,
             reached: self.in_flight.window().progress().cursor,
+            held: BTreeMap::new(),
             reader: Reader::new(settings.service),
             database: Outage::new(settings.service, "reading events to publish"),
             backoff: Backoff::default(),
@@ -262,7 +268,7 @@ impl<'a> Leader<'a> {
                 biased;
                 () = self.shutdown.cancelled() => return self.drain().await,
                 () = self.in_flight.changed.notified() => {}
-                Some(batch) = offers.recv() => if !hand.take(&batch, room) { hand.hurry() },
+                Some(batch) = offers.recv() => hand.take(batch, room),
                 () = self.inner.signals.appended.notified() => hand.hurry(),
                 () = tokio::time::sleep_until(hand.due), if room => {}
             }
@@ -288,6 +294,8 @@ struct Hand<'a> {
     publisher: &'a Publisher,
     /// Every row up to here was handed on.
     reached: i64,
+    /// Rows of this process's commits that do not follow yet: another commit has drawn the positions before them.
+    held: BTreeMap<i64, Recorded>,
     reader: Reader,
     database: Outage,
     backoff: Backoff,
@@ -319,6 +327,8 @@ impl Hand<'_> {
             self.gap_pause = GAP_PAUSE.0;
         }
         let all = self.send(&rows);
+        self.held = self.held.split_off(&(self.reached + 1));
+        let all = all && self.send_held();
         let pause = match next {
             _ if !all => Duration::ZERO,
             Next::More => Duration::ZERO,
@@ -332,14 +342,30 @@ impl Hand<'_> {
         (self.due, self.may_hurry) = (Instant::now() + pause, !self.reader.waits());
     }
 
-    /// Hands on what a commit appended, if it is what comes next; `false` if the table must be read.
-    fn take(&mut self, batch: &[Recorded], room: bool) -> bool {
-        let known = batch.partition_point(|row| row.envelope.position <= self.reached);
-        let batch = &batch[known..];
-        let follows = (self.reached + 1..)
-            .zip(batch)
-            .all(|(next, row)| row.envelope.position == next);
-        batch.is_empty() || (follows && room && self.send(batch))
+    /// Hands on what a commit appended, as far as it is what comes next. The rest is held for the commit that drew the
+    /// positions before it, which is nearly always about to offer them, and otherwise for a read of the table.
+    fn take(&mut self, batch: Vec<Recorded>, room: bool) {
+        let news = batch.into_iter().filter(|row| row.envelope.position > self.reached);
+        self.held.extend(news.map(|row| (row.envelope.position, row)));
+        if !room || self.held.len() > HELD_ROWS_MAX || !self.send_held() {
+            self.held.clear();
+            self.hurry();
+        } else if !self.held.is_empty() && self.may_hurry {
+            self.due = self.due.min(Instant::now() + HELD_WAIT);
+        }
+    }
+
+    /// Hands on the held rows that follow without a gap.
+    fn send_held(&mut self) -> bool {
+        while let Some(entry) = self.held.first_entry()
+            && *entry.key() == self.reached + 1
+        {
+            let row = entry.remove();
+            if !self.send(std::slice::from_ref(&row)) {
+                return false;
+            }
+        }
+        true
     }
 
     fn send(&mut self, rows: &[Recorded]) -> bool {

@@ -31,6 +31,27 @@ async fn database_time(world: &World) -> Timestamp {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_commits_that_drew_positions_in_turns_are_published_in_order() {
+    let world = World::new().await;
+    let relay = world.start();
+    relay.leads().await;
+    for round in 1..=20 {
+        let (mut one, mut other) = (world.pool.get().await.unwrap(), world.pool.get().await.unwrap());
+        let (one, other) = (one.transaction().await.unwrap(), other.transaction().await.unwrap());
+        let mut early = append(&one, &[("a", 2 * round - 1)]).await;
+        let late = append(&other, &[("b", round)]).await;
+        early.extend(append(&one, &[("a", 2 * round)]).await);
+        other.commit().await.unwrap();
+        relay.handle.offer(late);
+        one.commit().await.unwrap();
+        relay.handle.offer(early);
+    }
+    world.published().await;
+    assert_eq!(world.assert_complete().await, 0);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_commits_late_is_neither_passed_nor_skipped() {
     let world = World::new().await;
     let relay = world.start();
