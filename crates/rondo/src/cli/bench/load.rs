@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use reqwest::header::{self, HeaderValue};
+use reqwest::header;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -108,8 +108,8 @@ struct Shared {
     endings: Endings,
     /// The next order.
     next: AtomicU64,
-    /// Sets the keys of this run apart from those of any other.
-    run: Uuid,
+    /// Sets the idempotency keys of this run apart from those of any other; `None` for orders without keys.
+    run: Option<Uuid>,
 }
 
 /// What the service says of an order that matters here.
@@ -123,7 +123,7 @@ impl Load {
     ///
     /// # Errors
     /// It is not known where orders is.
-    pub(super) fn new(target: &Target, orders: Orders, endings: Endings) -> Result<Self> {
+    pub(super) fn new(target: &Target, orders: Orders, endings: Endings, keys: bool) -> Result<Self> {
         let url = target
             .http("orders")?
             .join("orders")
@@ -134,7 +134,7 @@ impl Load {
             orders,
             endings,
             next: AtomicU64::new(0),
-            run: Uuid::new_v4(),
+            run: keys.then(Uuid::new_v4),
         })))
     }
 
@@ -270,18 +270,18 @@ impl Load {
         recorder: &Recorder,
         stop: &CancellationToken,
     ) -> Option<(Uuid, Instant)> {
-        let key = HeaderValue::from_str(&format!("{}-{n}", self.0.run.simple())).expect("hexadecimal digits");
         loop {
-            let sent = self
+            let mut request = self
                 .0
                 .client
                 .post(self.0.url.clone())
-                .header("idempotency-key", key.clone())
                 .header(header::CONTENT_TYPE, "application/json")
-                .body(order.body.clone())
-                .send()
-                .await;
-            let after = match sent {
+                .body(order.body.clone());
+            if let Some(run) = self.0.run {
+                request = request.header("idempotency-key", format!("{}-{n}", run.simple()));
+            }
+            // Without a key an order that was taken and not answered is placed again as another, and the first not counted.
+            let after = match request.send().await {
                 Ok(response) if response.status().is_success() => {
                     let accepted = Instant::now();
                     match response.json::<Accepted>().await {

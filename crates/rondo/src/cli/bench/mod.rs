@@ -97,6 +97,10 @@ struct Goods {
     /// Decides what is ordered; the same seed orders the same.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Sends an `Idempotency-Key` with each order. An order's id is then a hash, and no longer near those of its time in the
+    /// indexes.
+    #[arg(long)]
+    keys: bool,
 }
 
 /// Runs the bench.
@@ -161,7 +165,7 @@ impl<'a> Bench<'a> {
         let orders = mix::Orders::new(goods.mix, skus, goods.seed);
         Ok(Self {
             target,
-            load: Load::new(target, orders, endings)?,
+            load: Load::new(target, orders, endings, goods.keys)?,
             usage: Usage::of(target).await?,
         })
     }
