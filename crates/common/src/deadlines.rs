@@ -229,7 +229,6 @@ impl<M: Model> Clockwork<M> {
                 id: named_id("deadline", &[M::NAME, stream.as_str(), &due_text]),
                 correlation_id: Uuid::parse_str(stream.key())
                     .unwrap_or_else(|_| named_id("stream", &[stream.as_str()])),
-                at: due,
                 traceparent: None,
             };
             next = match self.commands.submit(stream.clone(), command, cause, Expect::Any).await {

@@ -237,8 +237,6 @@ pub struct Cause {
     pub id: Uuid,
     /// The saga it belongs to; a saga's first command starts with its own id.
     pub correlation_id: Uuid,
-    /// When the cause happened; derived ids carry it so that indexes stay local.
-    pub at: Timestamp,
     /// W3C trace context.
     pub traceparent: Option<Box<str>>,
 }
@@ -248,7 +246,6 @@ impl From<&Envelope> for Cause {
         Self {
             id: envelope.id,
             correlation_id: envelope.correlation_id,
-            at: envelope.occurred_at,
             traceparent: envelope.traceparent.clone(),
         }
     }
@@ -256,14 +253,17 @@ impl From<&Envelope> for Cause {
 
 /// The id of the `ordinal`-th event that `consumer` appends because of `cause`: the same each time it is asked.
 ///
-/// The first 48 bits are `at` in milliseconds, as in UUIDv7, the rest a hash (UUIDv8).
-pub fn derived_id(consumer: &str, cause: Uuid, at: Timestamp, ordinal: usize) -> Uuid {
+/// The first 48 bits are those of the cause's id, which hold the time of what began it all (UUIDv7) and keep indexes local;
+/// the rest is a hash (UUIDv8).
+pub fn derived_id(consumer: &str, cause: Uuid, ordinal: usize) -> Uuid {
     let mut hash = Sha256::new();
     hash.update(consumer.as_bytes());
     hash.update([0]);
     hash.update(cause.as_bytes());
     hash.update((ordinal as u64).to_be_bytes());
-    timed_id(at, &hash.finalize())
+    let mut bytes = *cause.as_bytes();
+    bytes[6..].copy_from_slice(&hash.finalize()[..10]);
+    Builder::from_custom_bytes(bytes).into_uuid()
 }
 
 /// The id of something named by text, such as an idempotency key: the same text gives the same id.
@@ -278,34 +278,26 @@ pub fn named_id(scope: &str, parts: &[&str]) -> Uuid {
     Builder::from_custom_bytes(bytes).into_uuid()
 }
 
-fn timed_id(at: Timestamp, hash: &[u8]) -> Uuid {
-    let mut bytes = [0; 16];
-    bytes[..6].copy_from_slice(&(at.as_millisecond().max(0) as u64).to_be_bytes()[2..]);
-    bytes[6..].copy_from_slice(&hash[..10]);
-    Builder::from_custom_bytes(bytes).into_uuid()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_derived_id_is_the_same_each_time_and_differs_by_consumer_cause_and_ordinal() {
-        let at = Timestamp::from_millisecond(1_700_000_000_000).unwrap();
         let cause = Uuid::from_u128(7);
-        let id = derived_id("orders", cause, at, 0);
-        assert_eq!(id, derived_id("orders", cause, at, 0));
-        assert_ne!(id, derived_id("payments", cause, at, 0));
-        assert_ne!(id, derived_id("orders", cause, at, 1));
-        assert_ne!(id, derived_id("orders", Uuid::from_u128(8), at, 0));
+        let id = derived_id("orders", cause, 0);
+        assert_eq!(id, derived_id("orders", cause, 0));
+        assert_ne!(id, derived_id("payments", cause, 0));
+        assert_ne!(id, derived_id("orders", cause, 1));
+        assert_ne!(id, derived_id("orders", Uuid::from_u128(8), 0));
     }
 
     #[test]
     fn a_derived_id_carries_its_causes_time_first() {
-        let at = Timestamp::from_millisecond(1_700_000_000_000).unwrap();
-        let id = derived_id("orders", Uuid::from_u128(7), at, 0);
+        let cause = Uuid::now_v7();
+        let id = derived_id("orders", cause, 0);
         assert_eq!(id.get_version_num(), 8);
-        assert_eq!(&id.as_bytes()[..6], &1_700_000_000_000_u64.to_be_bytes()[2..]);
+        assert_eq!(id.as_bytes()[..6], cause.as_bytes()[..6]);
     }
 
     #[test]

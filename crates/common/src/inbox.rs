@@ -1,4 +1,8 @@
-//! What a consumer has taken, and where it goes on: all SQL of the tables `inbox` and `offsets`.
+//! What a consumer has dealt with, and where it goes on: all SQL of the tables `inbox` and `offsets`.
+//!
+//! An event that led to events of this service is known by the first of them, for its id follows from the cause's: the unique
+//! index on `events.id` is the inbox of all that had an effect. A row is written only for what led to none: recognised as
+//! done, parked, dead, discarded.
 //!
 //! A claim of a partition raises its epoch; every batch moves the offset only under the epoch it was read with, in the
 //! same transaction as its effects. A copy that lost the partition without noticing therefore changes nothing.
@@ -14,6 +18,8 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
 use tokio_postgres::{Error, Row};
 use uuid::Uuid;
+
+use crate::event::derived_id;
 
 /// How many months ahead of now the inbox has partitions of their own.
 const PARTITIONS_AHEAD_MONTHS: i32 = 2;
@@ -246,38 +252,48 @@ pub async fn offsets(client: &impl GenericClient, consumer: &str) -> Result<Hash
     Ok(rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect())
 }
 
-/// Takes `ids` into the inbox as applied, and returns those that were not in it yet. `ids` must be distinct.
+/// Which of the events `ids` have been dealt with: each led to an event of this service, whose id follows from its own, or
+/// has a row in the inbox.
 ///
 /// # Errors
 /// The database's.
-pub async fn take(tx: &Transaction<'_>, consumer: &str, ids: &[Uuid]) -> Result<HashSet<Uuid>, Error> {
+pub async fn known(tx: &Transaction<'_>, consumer: &str, ids: &[Uuid]) -> Result<HashSet<Uuid>, Error> {
     if ids.is_empty() {
         return Ok(HashSet::new());
     }
-    let mut sorted = ids.to_vec();
-    sorted.sort_unstable();
+    let effects: Vec<Uuid> = ids.iter().map(|id| derived_id(consumer, *id, 0)).collect();
     let statement = tx
         .prepare_cached(
-            "INSERT INTO inbox (event_id, consumer) SELECT unnest($1::uuid[]), $2
-             ON CONFLICT DO NOTHING RETURNING event_id",
+            "SELECT id FROM events WHERE id = ANY($1)
+             UNION ALL SELECT event_id FROM inbox WHERE event_id = ANY($2) AND consumer = $3",
         )
         .await?;
-    let rows = tx.query(&statement, &[&sorted, &consumer]).await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    let rows = tx.query(&statement, &[&effects, &ids, &consumer]).await?;
+    let found: HashSet<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+    let asked = ids.iter().zip(&effects);
+    Ok(asked
+        .filter(|(id, effect)| found.contains(id) || found.contains(effect))
+        .map(|(id, _)| *id)
+        .collect())
 }
 
-/// Records what became of events that are already in the inbox.
+/// Records what became of events that led to none here, or not yet. Sorts `ids`, so that two transactions never wait for each
+/// other in a circle.
 ///
 /// # Errors
 /// The database's.
-pub async fn set_outcome(tx: &Transaction<'_>, consumer: &str, ids: &[Uuid], outcome: Outcome) -> Result<(), Error> {
+pub async fn settle(tx: &Transaction<'_>, consumer: &str, ids: &mut [Uuid], outcome: Outcome) -> Result<(), Error> {
     if ids.is_empty() {
         return Ok(());
     }
+    ids.sort_unstable();
     let statement = tx
-        .prepare_cached("UPDATE inbox SET outcome = $3 WHERE event_id = ANY($1) AND consumer = $2")
+        .prepare_cached(
+            "INSERT INTO inbox (event_id, consumer, outcome) SELECT unnest($1::uuid[]), $2, $3
+             ON CONFLICT (event_id, consumer) DO UPDATE SET outcome = EXCLUDED.outcome",
+        )
         .await?;
-    tx.execute(&statement, &[&ids, &consumer, &(outcome as i16)]).await?;
+    tx.execute(&statement, &[&&*ids, &consumer, &(outcome as i16)]).await?;
     Ok(())
 }
 
@@ -293,20 +309,6 @@ pub async fn is_empty(client: &impl GenericClient) -> Result<bool, Error> {
         )
         .await?;
     Ok(row.get(0))
-}
-
-/// Takes everything into the inbox that led to an event of the event store: for one that was restored. What led to none
-/// leads to none again.
-///
-/// # Errors
-/// The database's.
-pub async fn rebuild(tx: &Transaction<'_>, consumer: &str) -> Result<u64, Error> {
-    tx.execute(
-        "INSERT INTO inbox (event_id, consumer) SELECT DISTINCT causation_id, $1 FROM events ORDER BY 1
-         ON CONFLICT DO NOTHING",
-        &[&consumer],
-    )
-    .await
 }
 
 /// Creates the inbox's monthly partitions from this month on. Ids of other times go to the default partition.
@@ -348,12 +350,12 @@ mod tests {
     use jiff::civil::date;
 
     use super::*;
-    use crate::event::derived_id;
 
     #[test]
-    fn an_id_lies_in_the_month_of_its_events_time() {
+    fn an_id_lies_in_the_month_of_what_began_it() {
         let at: Timestamp = "2026-02-28T23:59:59.999Z".parse().unwrap();
-        let id = derived_id("orders", Uuid::from_u128(1), at, 0);
+        let cause = Uuid::from_u128((at.as_millisecond() as u128) << 80 | 1);
+        let id = derived_id("orders", cause, 0);
         assert!(first_id(date(2026, 2, 1)) <= id && id < first_id(date(2026, 3, 1)));
     }
 }

@@ -90,6 +90,12 @@ pub trait Model: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Vec<Self::Event>, Self::Rejection>;
 
+    /// Whether `command` is nearly always the first of its stream, which is then not looked for. A wrong yes costs another
+    /// attempt and nothing else.
+    fn begins(&self, _command: &Self::Command) -> bool {
+        false
+    }
+
     /// Folds one event into `state`. Holds no rule: what was decided has happened.
     fn evolve(&self, state: &mut Self::State, event: &Self::Event, envelope: &Envelope);
 

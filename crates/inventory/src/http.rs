@@ -14,7 +14,6 @@ use common::http::{FieldError, IdempotencyKey, Json, Listing, Operator, Operator
 use common::telemetry;
 use contracts::inventory::SKU_STREAM;
 use deadpool_postgres::{Object, Pool};
-use jiff::Timestamp;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
@@ -202,7 +201,6 @@ async fn submit(ctx: &Context, sku: &Sku, command: Command) -> Result<Outcome<In
     let cause = Cause {
         id,
         correlation_id: id,
-        at: Timestamp::now(),
         traceparent: telemetry::current_traceparent().map(Into::into),
     };
     let stream = StreamId::of_kind(SKU_STREAM, sku.as_str());

@@ -93,6 +93,10 @@ impl Model for Inventory {
             .collect())
     }
 
+    fn begins(&self, command: &Command) -> bool {
+        matches!(command, Command::Reserve(_))
+    }
+
     fn evolve(&self, state: &mut State, event: &Event, _envelope: &Envelope) {
         *state = domain::evolve(std::mem::take(state), &wire::to_domain(event));
     }

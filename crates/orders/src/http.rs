@@ -122,7 +122,6 @@ impl Context {
         let cause = Cause {
             id: Uuid::now_v7(),
             correlation_id: order_id.0,
-            at: Timestamp::now(),
             traceparent: telemetry::current_traceparent().map(Into::into),
         };
         let stream = StreamId::new(order_id.to_string());

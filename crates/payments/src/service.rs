@@ -65,6 +65,10 @@ impl Model for Payments {
             .collect())
     }
 
+    fn begins(&self, command: &Command) -> bool {
+        matches!(command, Command::Authorize { .. })
+    }
+
     fn evolve(&self, state: &mut State, event: &Event, envelope: &Envelope) {
         let event = wire::to_domain(event, envelope.occurred_at);
         *state = domain::evolve(std::mem::take(state), &event);

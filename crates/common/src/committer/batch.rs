@@ -59,6 +59,9 @@ pub(super) enum Settled<M: Model> {
     /// Its commands took effect (or were recognised as done).
     Done {
         stream: Option<StreamId>,
+        /// How many events it led to.
+        count: usize,
+        /// They, for whoever asked.
         events: Vec<Recorded>,
     },
     /// Its command was refused.
@@ -84,7 +87,7 @@ pub(super) struct Committed<M: Model> {
 
 /// A stream while its batch is decided.
 pub(super) struct Working<M: Model> {
-    /// `true` if `before` came from the cache and not from this transaction.
+    /// `true` if `before` is from the cache, or what a new stream begins with, and not from this transaction.
     guessed: bool,
     /// How many events it took to load it.
     pub(super) folded: i64,
@@ -149,20 +152,21 @@ impl<M: Model> Committer<M> {
         let mut client = self.pool.get().await?;
         let tx = client.transaction().await?;
         let progress = progress_of(items);
-        let (distinct, mut results) = distinct_ids(items);
-        let ids: Vec<Uuid> = distinct.iter().copied().collect();
+        let (mut fresh, mut results) = distinct_ids(items);
+        let ids: Vec<Uuid> = fresh.iter().copied().collect();
         let keys = keys_of(items, &self.versions.suspects(items.iter().map(Item::arrived)));
         let (mut streams, unknown) = self.known_streams(items);
         let unknown_refs: Vec<&StreamId> = unknown.iter().collect();
-        let (fenced, fresh, parked, history) = try_join!(
+        let (fenced, known, parked, history) = try_join!(
             inbox::advance(&tx, M::NAME, &progress),
-            inbox::take(&tx, M::NAME, &ids),
+            inbox::known(&tx, M::NAME, &ids),
             parking::parked_among(&tx, M::NAME, &keys),
             self.history(&tx, &unknown_refs),
         )?;
         if !fenced.is_empty() {
             return Err(Failed::Fenced(fenced));
         }
+        fresh.retain(|id| !known.contains(id));
         self.fold(&tx, &mut streams, history).await?;
         let review = self.versions.review(items.iter().map(|item| {
             let (record, envelope) = item.arrived()?;
@@ -221,9 +225,11 @@ impl<M: Model> Committer<M> {
                     )
                 })
                 .collect();
-            timers::rearm(&tx, &deadlines).await?;
-            self.model.project(&tx, &changed, rows).await?;
-            self.keep_snapshots(&tx, &streams).await?;
+            try_join!(
+                timers::rearm(&tx, &deadlines),
+                self.model.project(&tx, &changed, rows),
+                self.keep_snapshots(&tx, &streams),
+            )?;
         }
         tx.commit().await?;
         let mut committed = Committed {
@@ -246,8 +252,8 @@ impl<M: Model> Committer<M> {
                     continue;
                 }
                 let cached = self.cache.get(stream);
-                let guessed = cached.is_some();
-                if cached.is_none() && item.expect == Expect::Any {
+                let guessed = cached.is_some() || item.expect == Expect::New;
+                if !guessed {
                     unknown.push(stream.clone());
                 }
                 let working = cached.map_or_else(Working::unknown, Working::known);
@@ -384,6 +390,7 @@ impl<M: Model> Committer<M> {
         let stream = item.commands.first().map(|(stream, _)| stream.clone());
         Ok(Settled::Done {
             stream,
+            count: ordinal,
             events: Vec::new(),
         })
     }
@@ -410,7 +417,7 @@ impl<M: Model> Committer<M> {
         }
         stream.version += 1;
         let envelope = Envelope {
-            id: derived_id(M::NAME, cause.id, cause.at, ordinal),
+            id: derived_id(M::NAME, cause.id, ordinal),
             event_type: event.event_type().name.into(),
             source: M::NAME.into(),
             subject: stream_id.key().into(),
@@ -460,6 +467,17 @@ impl<M: Model> Committer<M> {
         let mut outcomes: HashMap<i16, Vec<Uuid>> = HashMap::new();
         for (item, result) in items.iter().zip(results) {
             match (&item.origin, result) {
+                // What led to an event is known by that event; what led to none is known by its row alone.
+                (
+                    Origin::Record {
+                        envelope: Some(envelope),
+                        ..
+                    },
+                    Settled::Done { count: 0, .. },
+                ) => outcomes
+                    .entry(InboxOutcome::Applied as i16)
+                    .or_default()
+                    .push(envelope.id),
                 (Origin::Record { record, envelope }, Settled::SetAside(failure)) => {
                     let dead = failure
                         .as_ref()
@@ -520,8 +538,8 @@ impl<M: Model> Committer<M> {
         }
         parking::set_aside(tx, M::NAME, &aside).await?;
         for outcome in [InboxOutcome::Applied, InboxOutcome::Parked, InboxOutcome::Dead] {
-            let ids = outcomes.remove(&(outcome as i16)).unwrap_or_default();
-            inbox::set_outcome(tx, M::NAME, &ids, outcome).await?;
+            let mut ids = outcomes.remove(&(outcome as i16)).unwrap_or_default();
+            inbox::settle(tx, M::NAME, &mut ids, outcome).await?;
         }
         Ok(())
     }

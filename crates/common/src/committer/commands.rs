@@ -15,7 +15,7 @@ use crate::telemetry::names;
 /// What is known of a command's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
-    /// Surely no such stream yet: it is not looked for.
+    /// Nearly surely no such stream yet: it is not looked for before the database says that there is one.
     New,
     /// It may exist.
     Any,
@@ -166,7 +166,7 @@ fn answer<M: Model>(committed: Committed<M>, replies: Vec<Reply<M>>) {
     let Committed { results, streams, .. } = committed;
     for (reply, settled) in replies.into_iter().zip(results) {
         let answer = match settled {
-            Settled::Done { stream, events } => {
+            Settled::Done { stream, events, .. } => {
                 let stream = stream.and_then(|stream| streams.get(&stream));
                 let stream = stream.expect("a command names one stream");
                 Ok(Outcome {

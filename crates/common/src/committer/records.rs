@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -194,6 +193,7 @@ impl<M: Model> Committer<M> {
                 if let Some(span) = &span {
                     cause.traceparent = span.in_scope(telemetry::current_traceparent).map(Into::into);
                 }
+                let begins = commands.iter().all(|(_, command)| self.model.begins(command));
                 Item {
                     cause,
                     origin: Origin::Record {
@@ -202,7 +202,7 @@ impl<M: Model> Committer<M> {
                     },
                     commands,
                     failure: None,
-                    expect: Expect::Any,
+                    expect: if begins { Expect::New } else { Expect::Any },
                     _span: span,
                 }
             }
@@ -372,7 +372,6 @@ fn anonymous_cause() -> Cause {
     Cause {
         id,
         correlation_id: id,
-        at: Timestamp::now(),
         traceparent: None,
     }
 }

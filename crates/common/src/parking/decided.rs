@@ -67,10 +67,10 @@ pub async fn send_back(
         )
         .await?;
     let gone: Vec<i64> = going.iter().map(|row| row.get(0)).collect();
-    let events: Vec<Uuid> = going.iter().map(|row| row.get(1)).collect();
+    let mut events: Vec<Uuid> = going.iter().map(|row| row.get(1)).collect();
     let topics: Vec<String> = going.iter().map(|row| row.get(2)).collect();
     let keys: Vec<String> = going.iter().map(|row| row.get(3)).collect();
-    inbox::set_outcome(tx, consumer, &events, Outcome::Parked).await?;
+    inbox::settle(tx, consumer, &mut events, Outcome::Parked).await?;
     tx.execute(
         "WITH sent AS (
              UPDATE dead_letters SET status = 'redriving', redrives = redrives + 1, last_campaign = $2 WHERE id = ANY($1)
@@ -132,8 +132,8 @@ pub async fn let_go(
     let with_keys = || rows.iter().filter(|row| row.get::<_, Option<String>>(2).is_some());
     let topics: Vec<String> = with_keys().map(|row| row.get(1)).collect();
     let keys: Vec<String> = with_keys().map(|row| row.get(2)).collect();
-    let events: Vec<Uuid> = with_keys().filter_map(|row| row.get(3)).collect();
-    inbox::set_outcome(tx, consumer, &events, outcome).await?;
+    let mut events: Vec<Uuid> = with_keys().filter_map(|row| row.get(3)).collect();
+    inbox::settle(tx, consumer, &mut events, outcome).await?;
     tx.execute(
         "DELETE FROM parked WHERE consumer = $1 AND event_id = ANY($2)",
         &[&consumer, &events],

@@ -389,7 +389,6 @@ impl<M: Model, T: Fn(Step) + Sync> Run<'_, M, T> {
         inbox::ensure_partitions(client, Timestamp::now()).await?;
         let tx = client.transaction().await?;
         tx.batch_execute("SET LOCAL synchronous_commit = on").await?;
-        inbox::rebuild(&tx, M::NAME).await?;
         inbox::reset(&tx, M::NAME, &starts).await?;
         relay::publish_behind(&tx, &self.topic, self.report.last_position, &published).await?;
         import::continue_behind(&tx, self.report.last_position).await?;

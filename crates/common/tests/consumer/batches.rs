@@ -2,7 +2,6 @@
 
 use common::committer::{BATCH_ITEMS_MAX, Expect};
 use common::event::{Cause, StreamId};
-use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::world::World;
@@ -138,7 +137,6 @@ async fn commands_share_a_transaction_too() {
             let cause = Cause {
                 id,
                 correlation_id: id,
-                at: Timestamp::now(),
                 traceparent: None,
             };
             let command = crate::model::Taste::new(&dish, amount);

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use common::committer::Expect;
 use common::event::{Cause, StreamId};
 use common::store::snapshots::SNAPSHOT_EVERY;
-use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::model::Taste;
@@ -20,7 +19,6 @@ async fn taste(copy: &Copy, dish: &str) -> (i64, Duration) {
     let cause = Cause {
         id,
         correlation_id: id,
-        at: Timestamp::now(),
         traceparent: None,
     };
     let started = Instant::now();

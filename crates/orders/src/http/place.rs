@@ -122,17 +122,17 @@ pub(super) async fn place(
     Json(body): Json<OrderBody>,
 ) -> Result<Response, Problem> {
     let request = checked(body, key).map_err(Problem::invalid)?;
-    // An order without a key is surely new; one with a key has the id that its key gives it.
-    let (order_id, expect) = match &request.idempotency_key {
-        Some(key) => (named_id("order", &[request.customer_id.as_str(), key]), Expect::Any),
-        None => (Uuid::now_v7(), Expect::New),
+    // An order with a key has the id that its key gives it: seldom one that there is already.
+    let order_id = match &request.idempotency_key {
+        Some(key) => named_id("order", &[request.customer_id.as_str(), key]),
+        None => Uuid::now_v7(),
     };
     let command = Command::Place {
         request: Arc::new(request),
         decide_within: context.windows.decide_within,
         settle_within: context.windows.settle_within,
     };
-    context.submit(OrderId(order_id), command, expect, wait).await
+    context.submit(OrderId(order_id), command, Expect::New, wait).await
 }
 
 /// The body as a request, or everything that is wrong with it.

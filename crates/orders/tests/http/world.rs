@@ -16,7 +16,6 @@ use common::event::{Cause, EventSet as _, StreamId};
 use common::http::OperatorToken;
 use common::relay::{self, Relay};
 use common::{kafka, migrate, service};
-use jiff::Timestamp;
 use orders::domain::{Answer, Command, SourceId};
 use orders::http::{Context, Windows, router};
 use orders::service::Orders;
@@ -182,7 +181,6 @@ impl Copy {
         let cause = Cause {
             id: Uuid::now_v7(),
             correlation_id: order_id.parse().expect("an order's id is a UUID"),
-            at: Timestamp::now(),
             traceparent: None,
         };
         let submitted = self

@@ -40,7 +40,7 @@ async fn running_services_reset_to_earliest_three_times_take_nothing_twice() {
         for service in SERVICES {
             let repeated = || counted("inbox_duplicates_total", service);
             let seen = repeated();
-            let known = shop.number(service, "SELECT count(*) FROM inbox").await;
+            let known = shop.taken(service).await;
             let answer = shop
                 .verb(&[
                     "offsets",

@@ -263,6 +263,13 @@ impl Shop {
         format!("{}.{topic}", self.variables["RONDO_NAMESPACE"])
     }
 
+    /// How many records took effect in `service`, if nothing was asked of it but to place orders and to stock goods.
+    pub(crate) async fn taken(&self, service: &str) -> i64 {
+        let query =
+            "SELECT count(DISTINCT causation_id) FROM events WHERE type NOT IN ('OrderPlaced', 'StockAdjusted')";
+        self.number(service, query).await
+    }
+
     /// What a query of one number gives in the database of `service`.
     pub(crate) async fn number(&self, service: &str, query: &str) -> i64 {
         let client = self.database(service).client().await;

@@ -282,7 +282,6 @@ impl<M: Story> Writer<'_, M> {
         let cause = Cause {
             id: Uuid::from_u64_pair(self.position.cast_unsigned(), 0),
             correlation_id: Uuid::from_u64_pair(0, self.position.cast_unsigned()),
-            at: self.clock,
             traceparent: None,
         };
         for (ordinal, event) in events.into_iter().enumerate() {
@@ -290,7 +289,7 @@ impl<M: Story> Writer<'_, M> {
             self.position += 1;
             told.version += 1;
             let envelope = Envelope {
-                id: derived_id(M::NAME, cause.id, cause.at, ordinal),
+                id: derived_id(M::NAME, cause.id, ordinal),
                 event_type: event.event_type().name.into(),
                 source: M::NAME.into(),
                 subject: told.stream.key().into(),
