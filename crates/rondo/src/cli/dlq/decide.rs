@@ -20,9 +20,6 @@ const SHOWN_MAX: usize = 50;
 pub struct Args {
     #[command(flatten)]
     selection: Selection,
-    /// Only with this disposition or error class, or with this text in their error.
-    #[arg(long, value_name = "TEXT")]
-    failure: Option<String>,
     /// All dead letters of all services.
     #[arg(long)]
     all: bool,
@@ -42,17 +39,14 @@ pub struct Args {
 
 /// Lets go, or shows what that would be.
 pub(super) async fn run(target: &Target, kind: Kind, args: Args) -> Result<Verdict> {
-    if !args.all && args.selection.is_everything(args.failure.as_ref()) {
+    if !args.all && args.selection.is_everything() {
         selection::refuse("which dead letters? Give ids such as orders/12, a filter, or --all");
     }
     let Some(operator) = work::operator(args.operator.as_deref()) else {
         selection::refuse("who decides? Give --operator NAME, or set RONDO_OPERATOR");
     };
     let (mut found, mut left, mut going, mut services) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for (service, filter) in args
-        .selection
-        .filters(args.failure.as_deref(), !args.selection.names_each())
-    {
+    for (service, filter) in args.selection.filters(!args.selection.names_each()) {
         let client = target.database(service).await?;
         let mut chosen = Vec::new();
         let read = selection::each(&client, &filter, RECORDS_MAX, async |letter| {

@@ -12,7 +12,7 @@ use rdkafka::message::Headers as _;
 use serde_json::{Value, json};
 
 use super::list::summary;
-use super::selection::{self, Selection};
+use super::selection::{self, ByReason};
 use super::{LetterId, show};
 use crate::cli::target::remember_schemas;
 use crate::cli::{Target, Verdict, output};
@@ -24,10 +24,7 @@ const HISTORY_MAX: i64 = 10_000;
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(flatten)]
-    selection: Selection,
-    /// Only with this disposition or error class, or with this text in their error.
-    #[arg(long, alias = "failure", value_name = "TEXT")]
-    reason: Option<String>,
+    chosen: ByReason,
     /// Also those about which somebody has decided.
     #[arg(long)]
     all: bool,
@@ -43,8 +40,9 @@ pub(super) async fn run(target: &Target, args: &Args) -> Result<Verdict> {
     let bar = output::progress(None, "{spinner} {pos} dead letters  {elapsed}");
     let mut found = Vec::new();
     for (service, filter) in args
+        .chosen
         .selection
-        .filters(args.reason.as_deref(), !args.all && !args.selection.names_each())
+        .filters(!args.all && !args.chosen.selection.names_each())
     {
         let client = target.database(service).await?;
         remember_schemas(&codec, &client).await?;
@@ -71,7 +69,7 @@ pub(super) async fn run(target: &Target, args: &Args) -> Result<Verdict> {
         .await?;
     }
     bar.finish_and_clear();
-    if let Some(missing) = args.selection.missing(&found).first() {
+    if let Some(missing) = args.chosen.selection.missing(&found).first() {
         bail!("there is no dead letter {missing}; `rondo dlq list --all` lists those there are");
     }
     if let Some(file) = file {

@@ -6,7 +6,7 @@ use contracts::service::SERVICES;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::selection::{self, Selection};
+use super::selection::{self, ByReason};
 use crate::cli::output::{self, Table};
 use crate::cli::{Output, Target, Verdict};
 
@@ -14,10 +14,7 @@ use crate::cli::{Output, Target, Verdict};
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(flatten)]
-    selection: Selection,
-    /// Only with this disposition or error class, or with this text in their error.
-    #[arg(long, alias = "failure", value_name = "TEXT")]
-    reason: Option<String>,
+    chosen: ByReason,
     /// Also those about which somebody has decided.
     #[arg(long)]
     all: bool,
@@ -30,10 +27,10 @@ pub struct Args {
 pub(super) async fn run(target: &Target, args: &Args) -> Result<Verdict> {
     let mut letters = Vec::new();
     let mut retrying = Vec::new();
-    let reason = args.reason.as_deref();
     for (service, filter) in args
+        .chosen
         .selection
-        .filters(reason, !args.all && !args.selection.names_each())
+        .filters(!args.all && !args.chosen.selection.names_each())
     {
         let client = target.database(service).await?;
         selection::each(&client, &filter, args.limit as usize, async |letter| {
@@ -42,7 +39,7 @@ pub(super) async fn run(target: &Target, args: &Args) -> Result<Verdict> {
         })
         .await?;
     }
-    if args.selection.is_everything(args.reason.as_ref()) {
+    if args.chosen.selection.is_everything() {
         for service in &SERVICES {
             let client = target.database(service.name).await?;
             let keys = parking::parked_keys(&client, None, args.limit.into()).await?;

@@ -14,7 +14,7 @@ use common::parking::{self, Chosen, DeadLetter, ORIGINAL, REDRIVE_CAMPAIGN, REDR
 use deadpool_postgres::Client;
 use serde_json::{Value, json};
 
-use super::selection::{self, Selection};
+use super::selection::{self, ByReason};
 use super::transform::{Changed, Encoding, Transform};
 use super::{LetterId, campaigns, diff, work};
 use crate::cli::output::{self, Table};
@@ -32,10 +32,7 @@ const BEHIND_MAX: i64 = 20;
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(flatten)]
-    selection: Selection,
-    /// Only with this disposition or error class, or with this text in their error.
-    #[arg(long, alias = "failure", value_name = "TEXT")]
-    reason: Option<String>,
+    chosen: ByReason,
     /// All dead letters of all services.
     #[arg(long)]
     all: bool,
@@ -78,7 +75,7 @@ struct Going {
 
 /// Redrives, or shows what that would be.
 pub(super) async fn run(target: &Target, args: Args) -> Result<Verdict> {
-    if !args.all && args.selection.is_everything(args.reason.as_ref()) {
+    if !args.all && args.chosen.selection.is_everything() {
         selection::refuse("which dead letters? Give ids such as orders/12, a filter, or --all");
     }
     let transform = Transform::read(args.transform.as_deref(), args.schema, args.writer_schema)?;
@@ -86,10 +83,7 @@ pub(super) async fn run(target: &Target, args: Args) -> Result<Verdict> {
     let codec = target.codec()?;
     let (mut going, mut left, mut services) = (Vec::new(), Vec::new(), Vec::new());
     let mut found = Vec::new();
-    for (service, filter) in args
-        .selection
-        .filters(args.reason.as_deref(), !args.selection.names_each())
-    {
+    for (service, filter) in args.chosen.selection.filters(!args.chosen.selection.names_each()) {
         let client = target.database(service).await?;
         remember_schemas(&codec, &client).await?;
         let mut chosen = Vec::new();
@@ -130,7 +124,7 @@ pub(super) async fn run(target: &Target, args: Args) -> Result<Verdict> {
         };
         services.push((service, plan, chosen));
     }
-    if let Some(missing) = args.selection.missing(&found).first() {
+    if let Some(missing) = args.chosen.selection.missing(&found).first() {
         bail!("there is no dead letter {missing}; `rondo dlq list --all` lists those there are");
     }
     if args.dry_run {

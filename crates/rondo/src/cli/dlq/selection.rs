@@ -46,15 +46,23 @@ pub(super) struct Selection {
     /// Only with this header; may be given several times.
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
     headers: Vec<(String, String)>,
+    /// Only with this disposition or error class, or with this text in their error.
+    #[arg(long, value_name = "TEXT")]
+    failure: Option<String>,
+}
+
+/// A [`Selection`] of verbs that have no reason of their own: what made the letters fail is `--reason` there.
+#[derive(Args, Clone, Debug, Default)]
+#[command(mut_arg("failure", |failure| failure.long("reason").alias("failure")))]
+pub(super) struct ByReason {
+    #[command(flatten)]
+    pub(super) selection: Selection,
 }
 
 impl Selection {
     /// Whether it chooses nothing in particular.
-    pub(super) fn is_everything(&self, failure: Option<&String>) -> bool {
-        self.ids.is_empty()
-            && self.service.is_none()
-            && failure.is_none()
-            && self.filter(Vec::new(), None, false).is_everything()
+    pub(super) fn is_everything(&self) -> bool {
+        self.ids.is_empty() && self.service.is_none() && self.filter(Vec::new(), false).is_everything()
     }
 
     /// Whether letters are named one by one.
@@ -63,7 +71,7 @@ impl Selection {
     }
 
     /// The services in question, each with what is asked of it.
-    pub(super) fn filters(&self, failure: Option<&str>, undecided: bool) -> Vec<(&'static str, Filter)> {
+    pub(super) fn filters(&self, undecided: bool) -> Vec<(&'static str, Filter)> {
         let mut filters = Vec::new();
         for service in &SERVICES {
             if self.service.is_some_and(|only| only.name != service.name) {
@@ -76,7 +84,7 @@ impl Selection {
                 .map(|id| id.row)
                 .collect();
             if self.ids.is_empty() || !ids.is_empty() {
-                filters.push((service.name, self.filter(ids, failure, undecided)));
+                filters.push((service.name, self.filter(ids, undecided)));
             }
         }
         filters
@@ -87,14 +95,14 @@ impl Selection {
         self.ids.iter().filter(|id| !found.contains(id)).copied().collect()
     }
 
-    fn filter(&self, ids: Vec<i64>, failure: Option<&str>, undecided: bool) -> Filter {
+    fn filter(&self, ids: Vec<i64>, undecided: bool) -> Filter {
         Filter {
             ids: (!ids.is_empty()).then_some(ids),
             topic: self.topic.clone(),
             consumer: self.consumer.clone(),
             key: self.key.clone(),
             event_type: self.event_type.clone(),
-            failure: failure.map(str::to_owned),
+            failure: self.failure.clone(),
             since: self.since,
             until: self.until,
             headers: self.headers.clone(),
@@ -170,6 +178,8 @@ fn moment(text: &str) -> Result<Timestamp, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Subcommand as _;
+
     use super::*;
 
     #[test]
@@ -192,15 +202,42 @@ mod tests {
                 .into(),
             ..Selection::default()
         };
-        let filters = selection.filters(None, true);
+        let filters = selection.filters(true);
         let asked: Vec<_> = filters
             .iter()
             .map(|(service, filter)| (*service, filter.ids.clone()))
             .collect();
         assert_eq!(asked, [("orders", Some(vec![1, 3])), ("payments", Some(vec![2]))]);
-        assert!(!selection.is_everything(None));
-        assert!(Selection::default().is_everything(None));
-        assert!(!Selection::default().is_everything(Some(&"decode".to_owned())));
+        assert!(!selection.is_everything());
+        assert!(Selection::default().is_everything());
+        let failed = Selection {
+            failure: Some("decode".to_owned()),
+            ..Selection::default()
+        };
+        assert!(!failed.is_everything());
+    }
+
+    #[test]
+    fn what_made_them_fail_is_their_reason_unless_the_verb_has_one() {
+        let parsed = |verb: &str, flag: &str| {
+            let command = crate::cli::dlq::Command::augment_subcommands(clap::Command::new("dlq"));
+            let matches = command.try_get_matches_from(["dlq", verb, flag, "decode", "--all"])?;
+            let (_, matches) = matches.subcommand().expect("a verb was given");
+            Ok::<_, clap::Error>(matches.get_one::<String>("failure").cloned())
+        };
+        for verb in ["list", "export", "redrive"] {
+            for flag in ["--reason", "--failure"] {
+                assert_eq!(parsed(verb, flag).unwrap().as_deref(), Some("decode"), "{verb} {flag}");
+            }
+        }
+        for verb in ["skip", "discard"] {
+            assert!(parsed(verb, "--failure").is_err_and(|why| why.to_string().contains("--reason")));
+            assert_eq!(
+                parsed(verb, "--reason").unwrap(),
+                None,
+                "{verb}'s reason is why they are let go"
+            );
+        }
     }
 
     #[test]

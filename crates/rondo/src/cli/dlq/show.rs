@@ -10,7 +10,7 @@ use rdkafka::message::Headers as _;
 use serde_json::{Map, Value, json};
 
 use super::list::{status, summary};
-use super::selection::{self, Selection};
+use super::selection::{self, ByReason};
 use super::{LetterId, hexdump};
 use crate::cli::output::{self, Table};
 use crate::cli::target::remember_schemas;
@@ -27,10 +27,7 @@ const HISTORY_SHOWN_MAX: i64 = 200;
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(flatten)]
-    selection: Selection,
-    /// Only with this disposition or error class, or with this text in their error.
-    #[arg(long, alias = "failure", value_name = "TEXT")]
-    reason: Option<String>,
+    chosen: ByReason,
     /// Most to show of each service.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     limit: u32,
@@ -49,12 +46,12 @@ struct Shown {
 
 /// Shows what was chosen.
 pub(super) async fn run(target: &Target, args: &Args) -> Result<Verdict> {
-    if args.selection.is_everything(args.reason.as_ref()) {
+    if args.chosen.selection.is_everything() {
         selection::refuse("show needs an id such as orders/12, or a filter; `rondo dlq list` lists the ids");
     }
     let codec = target.codec()?;
     let mut shown = Vec::new();
-    for (service, filter) in args.selection.filters(args.reason.as_deref(), false) {
+    for (service, filter) in args.chosen.selection.filters(false) {
         let client = target.database(service).await?;
         remember_schemas(&codec, &client).await?;
         let mut letters = Vec::new();
@@ -72,12 +69,12 @@ pub(super) async fn run(target: &Target, args: &Args) -> Result<Verdict> {
         }
     }
     let found: Vec<LetterId> = shown.iter().map(|one| one.id).collect();
-    let missing = args.selection.missing(&found);
+    let missing = args.chosen.selection.missing(&found);
     if let Some(missing) = missing.first() {
         bail!("there is no dead letter {missing}; `rondo dlq list --all` lists those there are");
     }
     match (target.output(), &shown[..]) {
-        (Output::Json, [one]) if args.selection.names_each() => output::json(&as_json(one)),
+        (Output::Json, [one]) if args.chosen.selection.names_each() => output::json(&as_json(one)),
         (Output::Json, all) => output::json(&all.iter().map(as_json).collect::<Vec<_>>()),
         (Output::Table, []) => output::line(output::good("no dead letters")),
         (Output::Table, all) => {
