@@ -6,7 +6,7 @@
 
 use std::io::IsTerminal as _;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -14,9 +14,11 @@ use opentelemetry::trace::{TraceContextExt as _, TracerProvider as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 pub use tracing::Level;
-use tracing::Span;
+use tracing::subscriber::Interest;
+use tracing::{Metadata, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::filter::{DynFilterFn, FilterExt as _};
+use tracing_subscriber::layer::{Filter, SubscriberExt as _};
 use tracing_subscriber::{EnvFilter, Layer as _};
 
 pub mod names;
@@ -43,6 +45,42 @@ const SIZE_BUCKETS: &[f64] = &[
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the last spans may take to leave at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Whose logs [`hush`] holds back: the embedded broker's storage, which calls each lock that it meets an error.
+const HUSHED: &str = "tansu_storage";
+/// How many [`Hush`]es there are.
+static HUSHES: AtomicUsize = AtomicUsize::new(0);
+
+/// Holds back the logs of the embedded broker's storage while it lives. See [`hush`].
+#[must_use = "logs are shown again when it is dropped"]
+#[derive(Debug)]
+pub struct Hush(());
+
+/// Keeps the errors of the embedded broker's storage out of the log until the answer is dropped: for a start that is tried
+/// again by whoever called this, and who says what became of it.
+pub fn hush() -> Hush {
+    HUSHES.fetch_add(1, Ordering::Relaxed);
+    Hush(())
+}
+
+impl Drop for Hush {
+    fn drop(&mut self) {
+        HUSHES.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Lets everything pass that nobody hushes. Only the hushed library's own lines are asked about more than once.
+fn unless_hushed<S: tracing::Subscriber>() -> impl Filter<S> + Send + Sync {
+    let is_concerned = |metadata: &Metadata<'_>| metadata.target().starts_with(HUSHED);
+    DynFilterFn::new(move |metadata, _| !is_concerned(metadata) || HUSHES.load(Ordering::Relaxed) == 0)
+        .with_callsite_filter(move |metadata| {
+            if is_concerned(metadata) {
+                Interest::sometimes()
+            } else {
+                Interest::always()
+            }
+        })
+}
 
 /// Sends what is still buffered when dropped. Hold it until the end of `main`.
 #[must_use = "spans that are still buffered are lost when the guard is dropped early"]
@@ -105,7 +143,7 @@ pub fn init(service: &str, level: Level) -> Guard {
     };
     let subscriber = tracing_subscriber::registry()
         .with(traces)
-        .with(logs.with_filter(filter));
+        .with(logs.with_filter(filter.and(unless_hushed())));
     // A second call, as in tests that share a process, keeps the first subscriber.
     let _ = tracing::subscriber::set_global_default(subscriber);
     if let Some(error) = filter_error {
@@ -223,6 +261,8 @@ pub fn current_traceparent() -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
 
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -246,6 +286,39 @@ mod tests {
             let deeper = child.in_scope(current_trace);
             assert_eq!(deeper.trace_id(), "0af7651916cd43dd8448eb211c80319c");
         });
+    }
+
+    #[test]
+    fn what_is_hushed_is_silent_until_the_hush_ends_and_others_are_heard() {
+        #[derive(Clone, Default)]
+        struct Page(Arc<Mutex<Vec<u8>>>);
+        impl std::io::Write for Page {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().write(bytes)
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let page = Page::default();
+        let writer = page.clone();
+        let logs = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
+        let filter = EnvFilter::new("warn").and(unless_hushed());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(logs.with_filter(filter)), || {
+            let shout = |word: &str| {
+                tracing::error!(target: "tansu_storage::lite", "storage {word}");
+                tracing::error!("ours {word}");
+            };
+            let hushed = hush();
+            shout("during");
+            drop(hushed);
+            shout("after");
+        });
+        let said = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
+        assert!(!said.contains("storage during"), "{said}");
+        for heard in ["ours during", "storage after", "ours after"] {
+            assert!(said.contains(heard), "{heard}: {said}");
+        }
     }
 
     #[test]

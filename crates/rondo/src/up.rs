@@ -10,6 +10,7 @@
 
 use std::io::IsTerminal as _;
 use std::path::Path;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -37,6 +38,8 @@ const REGISTRY_POOL_SIZE: usize = 4;
 const PARTITIONS: i32 = 1;
 /// How long requests that are under way may take at a stop.
 const DRAIN: Duration = Duration::from_secs(10);
+/// A broker that has not started by then is mentioned.
+const BROKER_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the services may take to stop.
 const STOP_WAIT: Duration = Duration::from_secs(20);
 /// What is on the shelves of a new installation, so that the first order can be filled: SKU, name, units, minor units.
@@ -87,6 +90,20 @@ pub async fn run(args: &Args, data_dir: &Path) -> Result<()> {
     steps.done("stopped; the data stays for the next start");
     steps.finish();
     ended
+}
+
+/// Starts the broker, which tries again by itself while a busy machine keeps its log locked. Its storage calls each of
+/// these an error; one line says so here, and only where it takes long.
+async fn start_broker(settings: broker::Settings, steps: &Steps) -> Result<Broker> {
+    let _hush = telemetry::hush();
+    let mut starting = pin!(Broker::start(settings));
+    match tokio::time::timeout(BROKER_PATIENCE, starting.as_mut()).await {
+        Ok(started) => Ok(started?),
+        Err(_) => {
+            steps.note("the broker takes its time: the machine is busy, and it tries again by itself");
+            Ok(starting.await?)
+        }
+    }
 }
 
 /// Takes away everything that an earlier `up` kept, unless it is still running.
@@ -159,10 +176,13 @@ impl Up {
         }
         let broker_dir = data_dir.join("broker");
         std::fs::create_dir_all(&broker_dir)?;
-        let broker = Broker::start(broker::Settings {
-            data_dir: broker_dir,
-            port: Some(kafka_port),
-        })
+        let broker = start_broker(
+            broker::Settings {
+                data_dir: broker_dir,
+                port: Some(kafka_port),
+            },
+            steps,
+        )
         .await?;
         steps.done(&format!("Kafka protocol on {}", broker.address()));
 
@@ -430,6 +450,14 @@ impl Steps {
         match &self.spinner {
             Some(spinner) => spinner.set_message(format!("{message} …")),
             None => tracing::debug!("{message}"),
+        }
+    }
+
+    /// What is worth a line although nothing is done yet.
+    fn note(&self, message: &str) {
+        match &self.spinner {
+            Some(spinner) => spinner.println(format!("· {message}")),
+            None => eprintln!("· {message}"),
         }
     }
 
