@@ -128,7 +128,8 @@ fn verdict(table: &TableReport) -> String {
     let mut parts = Vec::new();
     if table.different > 0 {
         let more = if table.more { "at least " } else { "" };
-        parts.push(format!("{more}{} differ", output::counted(table.different, "row")));
+        let verb = if table.different == 1 { "differs" } else { "differ" };
+        parts.push(format!("{more}{} {verb}", output::counted(table.different, "row")));
     }
     if !table.other_columns.is_empty() {
         parts.push("other columns".to_owned());
