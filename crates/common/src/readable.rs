@@ -6,6 +6,7 @@
 //! sees, or a default in the code is not the schema's.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use avro::{Defaults, Finding, Resolution};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -16,6 +17,11 @@ use crate::model::Model;
 
 /// How many questions are put to the registry at once.
 const QUESTIONS_MAX: usize = 8;
+/// How often a registry that does not answer is asked at a start, so that one answer that was lost does not leave everything
+/// unchecked.
+const ATTEMPTS_MAX: u32 = 3;
+/// How long after such an answer it is asked again.
+const AGAIN: Duration = Duration::from_millis(500);
 /// Most made-up data of one schema.
 const SAMPLES_MAX: usize = 64;
 
@@ -80,6 +86,23 @@ pub(crate) async fn registered<M: Model>(
     model: &M,
     registry: &Registry,
     named: impl Fn(&str) -> String,
+) -> Result<Vec<Candidate>, ListingError> {
+    let mut attempt = 1;
+    loop {
+        match ask(model, registry, &named).await {
+            Err(ListingError::Unavailable { .. }) if attempt < ATTEMPTS_MAX => {
+                attempt += 1;
+                tokio::time::sleep(AGAIN).await;
+            }
+            asked => return asked,
+        }
+    }
+}
+
+async fn ask<M: Model>(
+    model: &M,
+    registry: &Registry,
+    named: &impl Fn(&str) -> String,
 ) -> Result<Vec<Candidate>, ListingError> {
     let own = M::Event::TYPES.iter().map(|event_type| (M::Event::TOPIC, event_type));
     let heard = M::LISTENS_TO.iter().flat_map(|topic| {
