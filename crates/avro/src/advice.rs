@@ -31,6 +31,9 @@ pub fn advise(reader: &Schema, writer: &Schema) -> Vec<Finding> {
             "LOGICAL_TYPE_CHANGED" => {
                 "the bytes are the same and mean something else: keep this field, and add another one with a default"
             }
+            "RENAMED_BY_ALIAS" => {
+                "readers that pass over aliases find the default or nothing: keep the name, or add another field with a default"
+            }
             _ => "give the records different fields, or make the choice two nullable fields",
         };
         (word, path, detail, hint.to_owned())
@@ -52,7 +55,7 @@ fn hint(found: &Incompatibility, reader: &Schema, writer: &Schema) -> String {
     match found.reason {
         Reason::ReaderFieldMissingDefaultValue => match lost_twin(reader, writer, detail) {
             Some(old) => format!(
-                "if {detail} is {old} by another name, keep the name {old} (or say \"aliases\": [\"{old}\"]); if it is new, give it a default"
+                "if {detail} is {old} by another name, keep the name {old}; if it is new, give it a default"
             ),
             None => format!("give {detail} a default: data without it exist"),
         },

@@ -2,8 +2,9 @@
 //!
 //! Logical types play no part in [`check`](crate::check), as in Java's: a `timestamp-millis` that becomes a
 //! `timestamp-micros` resolves, and every instant is off by a thousand. (Of decimals the specification itself asks that
-//! scale and precision match.) And a union of records with the same fields is told apart by their names alone, which
-//! readers that go by shape do not see.
+//! scale and precision match.) A union of records with the same fields is told apart by their names alone, which readers
+//! that go by shape do not see. And a field that was renamed with an alias is read by those who heed aliases; others, of
+//! which there are some in every language, find its default or nothing.
 
 use std::collections::HashSet;
 
@@ -14,7 +15,7 @@ use super::schema::{Kind, Node, NodeId, Schema};
 /// One such change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trap {
-    /// `LOGICAL_TYPE_CHANGED` or `UNION_OF_LIKE_RECORDS`.
+    /// `LOGICAL_TYPE_CHANGED`, `UNION_OF_LIKE_RECORDS` or `RENAMED_BY_ALIAS`.
     pub word: &'static str,
     /// Where in the reader's schema, as a JSON pointer.
     pub path: String,
@@ -74,6 +75,13 @@ impl Walk<'_> {
                 for (index, field) in ours.fields().iter().enumerate() {
                     let mut names = std::iter::once(&field.name).chain(&field.aliases);
                     if let Some(other) = names.find_map(|name| theirs.field(name)) {
+                        if other.name != field.name {
+                            self.found.push(Trap {
+                                word: "RENAMED_BY_ALIAS",
+                                path: format!("{path}/fields/{index}"),
+                                detail: format!("written as {}, read as {}", other.name, field.name),
+                            });
+                        }
                         self.pair(field.schema, other.schema, &format!("{path}/fields/{index}/type"));
                     }
                 }
@@ -201,6 +209,22 @@ mod tests {
         );
         assert_eq!(between(&both, &one)[0].word, "UNION_OF_LIKE_RECORDS");
         assert_eq!(between(&both, &both), []);
+    }
+
+    #[test]
+    fn a_field_renamed_by_an_alias_is_a_trap_and_an_alias_that_nothing_needs_is_none() {
+        let field = |name: &str, alias: &str| {
+            format!(
+                r#"{{"type":"record","name":"R","fields":[{{"name":"{name}","aliases":["{alias}"],"type":"int","default":0}}]}}"#
+            )
+        };
+        let found = between(&field("new", "old"), &field("old", "older"));
+        assert_eq!((found.len(), found[0].word), (1, "RENAMED_BY_ALIAS"));
+        assert_eq!(
+            (found[0].path.as_str(), found[0].detail.as_str()),
+            ("/fields/0", "written as old, read as new")
+        );
+        assert_eq!(between(&field("new", "old"), &field("new", "other")), []);
     }
 
     #[test]

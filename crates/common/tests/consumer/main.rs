@@ -10,4 +10,5 @@ mod gaps;
 mod model;
 mod parking;
 mod snapshots;
+mod traps;
 mod world;

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use common::codec::{self, DatumError, WriterSchema};
-use common::event::{Envelope, StreamId};
+use common::event::{Envelope, EventType, StreamId};
 use common::model::{Change, Model};
 use common::store::snapshots::fold_of;
 use deadpool_postgres::Transaction;
@@ -83,6 +83,8 @@ pub(crate) struct Taster {
     pub(crate) gate: RwLock<()>,
     /// How many commands came to the gate, transaction by transaction; those with none are left out.
     pub(crate) batches: Mutex<Vec<usize>>,
+    /// What it says that it hears; nothing, unless a test is about that.
+    pub(crate) hears: &'static [&'static [EventType]],
 }
 
 #[derive(Clone, Debug)]
@@ -125,6 +127,10 @@ impl Model for Taster {
 
     fn read(&self, _topic: &str, writer: &WriterSchema, datum: &[u8]) -> Option<Result<Served, DatumError>> {
         (&*writer.name == "Served").then(|| codec::read_datum(datum, &writer.schema))
+    }
+
+    fn hears(&self) -> &'static [&'static [EventType]] {
+        self.hears
     }
 
     fn react(&self, served: &Served, _envelope: &Envelope) -> Result<Vec<(StreamId, Taste)>, String> {
