@@ -131,14 +131,18 @@ impl Registry {
     /// See [`ListingError`].
     pub async fn level(&self, subject: &str) -> Result<String, ListingError> {
         let path = format!("config/{subject}?defaultToGlobal=true");
-        let found = match self.ask(Method::GET, &path, None).await {
-            Err(ListingError::Refused { status, .. }) if status == StatusCode::NOT_FOUND => {
-                self.ask(Method::GET, "config", None).await?
-            }
-            found => found?,
-        };
-        let level = found.get("compatibilityLevel").or_else(|| found.get("compatibility"));
-        Ok(level.and_then(Value::as_str).unwrap_or("NONE").to_owned())
+        match self.ask(Method::GET, &path, None).await {
+            Err(ListingError::Refused { status, .. }) if status == StatusCode::NOT_FOUND => self.global_level().await,
+            found => Ok(level_in(&found?)),
+        }
+    }
+
+    /// The level of subjects that have none of their own.
+    ///
+    /// # Errors
+    /// See [`ListingError`].
+    pub async fn global_level(&self) -> Result<String, ListingError> {
+        Ok(level_in(&self.ask(Method::GET, "config", None).await?))
     }
 
     /// What the registry would say to `text` as the next version of `subject`: nothing, or why not.
@@ -227,6 +231,11 @@ impl Registry {
         }
         Err(last.expect("a registry has at least one URL, and each was tried"))
     }
+}
+
+fn level_in(config: &Value) -> String {
+    let level = config.get("compatibilityLevel").or_else(|| config.get("compatibility"));
+    level.and_then(Value::as_str).unwrap_or("NONE").to_owned()
 }
 
 fn texts(list: &Value) -> Vec<String> {

@@ -1,10 +1,9 @@
 //! Dead letters by the verbs that people have: looked at, chosen by filters, mended, sent back, let go, kept.
 
-use std::process::{Output, Stdio};
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use common::codec::{Codec, Registry, from_json, split};
-use rand::Rng as _;
 use serde_json::{Value, json};
 use testkit::kafka::{Raw, produce};
 use uuid::Uuid;
@@ -12,13 +11,16 @@ use uuid::Uuid;
 use crate::shop::{PATIENCE, Shop, order_of};
 
 /// Has payments' database refuse an event, as a defect in a trigger or a constraint would.
-const REFUSE_CAPTURES: &str = "
+pub(crate) const REFUSE_CAPTURES: &str = "
     CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         RAISE EXCEPTION 'no captures today' USING ERRCODE = 'check_violation';
     END $$;
     CREATE TRIGGER refuse BEFORE INSERT ON events FOR EACH ROW WHEN (NEW.type = 'PaymentCaptured')
         EXECUTE FUNCTION refuse();";
-const ALLOW_CAPTURES: &str = "DROP TRIGGER refuse ON events";
+pub(crate) const ALLOW_CAPTURES: &str = "DROP TRIGGER refuse ON events";
+
+/// A verb is killed within so long after it has begun.
+const KILLED_WITHIN: Duration = Duration::from_millis(600);
 
 impl Shop {
     async fn dlq(&self, arguments: &[&str]) -> Output {
@@ -28,7 +30,7 @@ impl Shop {
     }
 
     /// What a verb of `dlq` answers in JSON, having ended well.
-    async fn dlq_json(&self, arguments: &[&str]) -> Value {
+    pub(crate) async fn dlq_json(&self, arguments: &[&str]) -> Value {
         let output = self.dlq(&[arguments, &["--output", "json"]].concat()).await;
         let complaint = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments:?}: {complaint}");
@@ -36,7 +38,7 @@ impl Shop {
     }
 
     /// Waits until so many dead letters of payments are undecided; their ids, newest first.
-    async fn until_dead(&self, count: usize) -> Vec<String> {
+    pub(crate) async fn until_dead(&self, count: usize) -> Vec<String> {
         testkit::eventually(&format!("{count} dead letters"), PATIENCE, async || {
             let listed = self
                 .dlq_json(&["list", "--service", "payments", "--limit", "1000"])
@@ -51,24 +53,7 @@ impl Shop {
         .await
     }
 
-    /// Runs a verb of `dlq` and ends it as `kill -9` does, at some moment, unless it has come to its end by then.
-    async fn kill_soon(&self, arguments: &[&str]) {
-        let mut all = vec!["dlq"];
-        all.extend(arguments);
-        let mut verb = self
-            .rondo(&all)
-            .env("USER", "ada")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let moment = Duration::from_millis(rand::rng().random_range(5..600));
-        if tokio::time::timeout(moment, verb.wait()).await.is_err() {
-            verb.kill().await.unwrap();
-        }
-    }
-
-    async fn in_payments(&self, statements: &str) {
+    pub(crate) async fn in_payments(&self, statements: &str) {
         let client = self.database("payments").client().await;
         client.batch_execute(statements).await.unwrap();
     }
@@ -269,8 +254,11 @@ async fn killed_at_any_moment_and_run_again_a_redrive_comes_to_the_same_end() {
     shop.in_payments(ALLOW_CAPTURES).await;
 
     for round in 0..6 {
-        shop.kill_soon(&["redrive", "--service", "payments", "--rate", "4"])
-            .await;
+        shop.kill_soon(
+            &["dlq", "redrive", "--service", "payments", "--rate", "4"],
+            KILLED_WITHIN,
+        )
+        .await;
         if round == 3 {
             payments.kill().await;
             payments = shop.spawn("payments").await;
@@ -325,7 +313,7 @@ async fn killed_at_any_moment_and_run_again_letters_are_let_go_once_and_exported
     let path = directory.path().join("letters.ndjson");
     let export = ["export", "--service", "payments", "--to", path.to_str().unwrap()];
     for _ in 0..4 {
-        shop.kill_soon(&export).await;
+        shop.kill_soon(&[&["dlq"], &export[..]].concat(), KILLED_WITHIN).await;
         let lines = std::fs::read_to_string(&path).map_or(LETTERS, |text| text.lines().count());
         assert_eq!(lines, LETTERS, "there is all of it or nothing");
     }
@@ -334,7 +322,8 @@ async fn killed_at_any_moment_and_run_again_letters_are_let_go_once_and_exported
 
     let because = ["--service", "payments", "--reason", "a test wrote them"];
     for verb in ["skip", "discard", "discard", "skip"] {
-        shop.kill_soon(&[&[verb], &because[..]].concat()).await;
+        shop.kill_soon(&[&["dlq", verb], &because[..]].concat(), KILLED_WITHIN)
+            .await;
     }
     shop.dlq(&[&["discard"], &because[..]].concat()).await;
     shop.until_dead(0).await;
@@ -344,7 +333,7 @@ async fn killed_at_any_moment_and_run_again_letters_are_let_go_once_and_exported
 }
 
 /// What an event's record carries, about an order that there is not.
-fn envelope(order_id: &str) -> [(&'static str, Vec<u8>); 6] {
+pub(crate) fn envelope(order_id: &str) -> [(&'static str, Vec<u8>); 6] {
     [
         ("ce_id", Uuid::now_v7().to_string().into()),
         ("ce_type", "OrderPlaced".into()),

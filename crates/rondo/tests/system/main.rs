@@ -16,6 +16,7 @@ mod duplicates;
 mod garbage;
 mod hot_sku;
 mod keys;
+mod kills;
 mod late_commit;
 mod offsets;
 mod outages;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use rand::Rng as _;
 use rdkafka::message::{Headers as _, Message as _};
 use serde_json::Value;
 use testkit::kafka::Raw;
@@ -14,7 +13,7 @@ use crate::shop::{SERVICES, Shop, order_of};
 /// Customers at a time, each of whom waits for the end of an order before the next.
 const CUSTOMERS: usize = 4;
 /// A run is killed within so long after it has begun.
-const KILLED_WITHIN_MS: u64 = 1_500;
+const KILLED_WITHIN: Duration = Duration::from_millis(1_500);
 /// How often it is.
 const KILLS: u32 = 4;
 
@@ -157,16 +156,9 @@ async fn a_rebuild_that_is_killed_at_any_moment_comes_to_the_same_end() {
             "json",
         ];
         for _ in 0..KILLS {
-            let mut run = shop
-                .rondo(&options)
-                .stdout(std::process::Stdio::null())
-                .spawn()
-                .unwrap();
-            let moment = Duration::from_millis(rand::rng().random_range(0..KILLED_WITHIN_MS));
-            if tokio::time::timeout(moment, run.wait()).await.is_ok() {
+            if !shop.kill_soon(&options, KILLED_WITHIN).await {
                 break;
             }
-            run.kill().await.unwrap();
         }
         if !swap_is_told(&shop, service).await {
             let (code, report) = rebuild(&shop, service, &["--streams-in-memory", "20"]).await;
@@ -183,6 +175,40 @@ async fn a_rebuild_that_is_killed_at_any_moment_comes_to_the_same_end() {
     }
     let placed = traffic.end().await;
     shop.until_all_ended(placed + i64::from(ORDERS)).await;
+    shop.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swap_that_mends_a_row_and_is_killed_at_any_moment_comes_to_the_same_end() {
+    let shop = stocked().await;
+    let order_id = some_orders(&shop).await;
+    let by_hand = format!("UPDATE orders SET total_minor = 7 WHERE order_id = '{order_id}'");
+    let client = shop.database("orders").client().await;
+    assert_eq!(client.execute(&by_hand, &[]).await.unwrap(), 1);
+    let swap = ["--swap", "--accept-differences"];
+    let command = [&["replay", "rebuild", "--service", "orders"], &swap[..]].concat();
+    for _ in 0..KILLS {
+        if !shop.kill_soon(&command, KILLED_WITHIN).await {
+            break;
+        }
+        let wrong = "SELECT count(*) FROM orders WHERE total_minor = 7";
+        let old = "SELECT count(*) FROM pg_tables WHERE tablename = 'orders' AND schemaname = 'rebuild_old'";
+        let found = (shop.number("orders", wrong).await, shop.number("orders", old).await);
+        assert!(
+            [(1, 0), (0, 1)].contains(&found),
+            "swapped whole or not at all: {found:?}"
+        );
+    }
+    if !swap_is_told(&shop, "orders").await {
+        let mut told = command.clone();
+        told.extend(["--output", "json"]);
+        let (code, report) = said(&shop, &told).await;
+        assert_eq!((code, &report["swapped"]), (0, &true.into()), "{report:#}");
+    }
+    let old = "SELECT count(*) FROM rebuild_old.orders WHERE total_minor = 7";
+    assert_eq!(shop.number("orders", old).await, 1, "what was replaced is kept");
+    let (code, report) = diff(&shop, "orders", &["--candidate"]).await;
+    assert_eq!((code, &report["equal"]), (0, &true.into()), "{report:#}");
     shop.audit().await;
 }
 

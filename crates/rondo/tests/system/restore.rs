@@ -39,7 +39,7 @@ fn assert_same(now: &[String], before: &[String]) {
 }
 
 /// A shop with each service in a copy of its own, and orders of each kind behind it.
-async fn shop_with_a_past() -> (Shop, BTreeMap<&'static str, usize>) {
+pub(crate) async fn shop_with_a_past() -> (Shop, BTreeMap<&'static str, usize>) {
     let mut shop = Shop::prepare(&[]).await;
     let mut copies = BTreeMap::new();
     for service in SERVICES {

@@ -20,6 +20,8 @@ use crate::cli::{GlobalArgs, Output, Target, Verdict};
 const QUESTIONS_MAX: usize = 8;
 /// The level of subjects that are registered here: replay reads from the beginning.
 const LEVEL: &str = "BACKWARD_TRANSITIVE";
+/// Levels that ask for as much.
+const HELD: [&str; 2] = [LEVEL, "FULL_TRANSITIVE"];
 
 /// What `schema register` takes.
 #[derive(ClapArgs, Debug)]
@@ -232,9 +234,18 @@ pub(super) async fn register(args: &RegisterArgs, global: &GlobalArgs) -> Result
     let target = Target::locate(global)?;
     let registry = target.registry()?;
     let standings = compare(&catalogue, &target, Level::BackwardTransitive).await?;
+    let unset = registry.global_level().await?;
     let mut steps = Vec::new();
     let mut refused = false;
     for (event, standing) in catalogue.events.iter().zip(&standings) {
+        // A subject gets its level after its first version. A run that ended between the two has left that to this one.
+        let is_unset = |level: &String| *level == unset && !HELD.contains(&level.as_str());
+        let mut level_is_due = args.execute && !standing.is_wanting() && standing.level.as_ref().is_none_or(is_unset);
+        if level_is_due && standing.level.is_some() {
+            registry.set_level(&standing.subject, LEVEL).await?;
+            eprintln!("✓ {} is held to {LEVEL}, which it was not yet", standing.subject);
+            level_is_due = false;
+        }
         for number in &standing.lacking {
             let version = event.version(*number).expect("what lacks is a version of the event");
             let mut step = json!({
@@ -252,8 +263,9 @@ pub(super) async fn register(args: &RegisterArgs, global: &GlobalArgs) -> Result
                     Ok(id) => {
                         step["registered"] = json!(true);
                         step["id"] = json!(id);
-                        if standing.registered.is_empty() && *number == event.versions[0].number {
+                        if level_is_due {
                             registry.set_level(&standing.subject, LEVEL).await?;
+                            level_is_due = false;
                         }
                     }
                     Err(error) => {
@@ -287,6 +299,7 @@ pub(super) async fn register(args: &RegisterArgs, global: &GlobalArgs) -> Result
             }
             output::line(match (steps.is_empty(), args.execute) {
                 (true, _) => "nothing to register: the registry has every version".to_owned(),
+                _ if refused => "what was refused is not registered, nor any later version of it".to_owned(),
                 (false, true) => "done".to_owned(),
                 (false, false) => "a dry run: nothing was changed; --execute registers".to_owned(),
             });
