@@ -216,3 +216,10 @@ pub struct Change<'a, M: Model + ?Sized> {
     /// What was appended, in order.
     pub events: &'a [(M::Event, Recorded)],
 }
+
+impl<M: Model + ?Sized> Change<'_, M> {
+    /// Whether the stream begins with it, so that no row can follow from the stream yet.
+    pub fn opens_stream(&self) -> bool {
+        usize::try_from(self.version) == Ok(self.events.len())
+    }
+}

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Config};
 
+pub mod copy;
 mod tls;
 
 /// How long to establish one TCP connection.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use common::pg::copy::Rows;
 use deadpool_postgres::{GenericClient, Transaction};
 use jiff::Timestamp;
 use tokio_postgres::types::ToSql;
@@ -149,16 +150,22 @@ pub async fn save(tx: &Transaction<'_>, effects: &Effects) -> Result<(), Error> 
 /// The database's.
 pub async fn retell(tx: &Transaction<'_>, effects: &Effects) -> Result<(), Error> {
     name_goods(tx, &effects.named).await?;
-    let columns = Columns::of(&effects.movements);
-    if !columns.skus.is_empty() {
-        let statement = tx
-            .prepare_cached(
-                "INSERT INTO stock_movements (sku, occurred_at, position, kind, on_hand_delta, reserved_delta)
-                 SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[])",
-            )
-            .await?;
-        tx.execute(&statement, &columns.parameters()).await?;
+    let mut rows = Rows::default();
+    for moved in &effects.movements {
+        let movement = &moved.movement;
+        rows.row(6)
+            .text(movement.sku.as_str())
+            .timestamptz(moved.occurred_at)
+            .bigint(moved.position)
+            .text(kind(movement.kind))
+            .bigint(movement.on_hand)
+            .bigint(movement.reserved);
     }
+    rows.copy(
+        tx,
+        "COPY stock_movements (sku, occurred_at, position, kind, on_hand_delta, reserved_delta) FROM STDIN BINARY",
+    )
+    .await?;
     count_receipts(tx, &effects.receipts).await
 }
 

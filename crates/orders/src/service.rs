@@ -102,11 +102,17 @@ impl Model for Orders {
         changes: &[Change<'_, Self>],
         _rows: (),
     ) -> Result<(), tokio_postgres::Error> {
-        let mut moved: Vec<(OrderId, &Order)> = changes
-            .iter()
-            .filter_map(|change| moved(change).map(|order| (order_id(change.stream_id), order)))
-            .collect();
+        let mut moved: Vec<_> = changes.iter().filter_map(row).collect();
         store::upsert(tx, &mut moved).await
+    }
+
+    /// Most orders begin and end among the events that are told at once: a row of theirs meets no other.
+    async fn retell(&self, tx: &Transaction<'_>, changes: &[Change<'_, Self>]) -> Result<(), tokio_postgres::Error> {
+        let (opened, gone_on): (Vec<_>, Vec<_>) = changes.iter().partition(|change| change.opens_stream());
+        let mut opened: Vec<_> = opened.into_iter().filter_map(row).collect();
+        store::retell(tx, &mut opened).await?;
+        let mut gone_on: Vec<_> = gone_on.into_iter().filter_map(row).collect();
+        store::upsert(tx, &mut gone_on).await
     }
 
     async fn figures(&self, client: &deadpool_postgres::Client) -> Result<(), tokio_postgres::Error> {
@@ -148,6 +154,11 @@ fn moved<'a>(change: &Change<'a, Orders>) -> Option<&'a Order> {
         .as_ref()
         .is_some_and(|before| before.phase == after.phase && before.since == after.since);
     (!stayed).then_some(after)
+}
+
+/// What is to be written of `change`, if anything is.
+fn row<'a>(change: &Change<'a, Orders>) -> Option<(OrderId, &'a Order)> {
+    moved(change).map(|order| (order_id(change.stream_id), order))
 }
 
 fn order_id(stream: &StreamId) -> OrderId {

@@ -3,6 +3,7 @@
 //! It answers what a single stream cannot: listings and counts. It decides nothing, and one order alone is read from its
 //! stream, not from here.
 
+use common::pg::copy::Rows;
 use deadpool_postgres::{GenericClient, Transaction};
 use jiff::Timestamp;
 use tokio_postgres::Error;
@@ -97,6 +98,33 @@ pub async fn upsert(tx: &Transaction<'_>, orders: &mut [(OrderId, &Order)]) -> R
     )
     .await?;
     Ok(())
+}
+
+/// Inserts the rows of `orders`, of which none is there.
+///
+/// # Errors
+/// The database's.
+pub async fn retell(tx: &Transaction<'_>, orders: &mut [(OrderId, &Order)]) -> Result<(), Error> {
+    // Neighbours in the index one after the other.
+    orders.sort_unstable_by_key(|(order_id, _)| order_id.0);
+    let mut rows = Rows::default();
+    for (order_id, order) in orders {
+        let (request, phase) = (&order.request, &order.phase);
+        rows.row(11)
+            .uuid(order_id.0)
+            .text(request.customer_id.as_str())
+            .text(request.currency.code())
+            .bigint(request.total_minor)
+            .nullable(request.reference.as_deref(), Rows::text)
+            .timestamptz(order.placed_at)
+            .text(phase.name())
+            .timestamptz(order.since)
+            .nullable(phase.reason().map(Cause::name), Rows::text)
+            .nullable(phase.stuck_reason(), Rows::text)
+            .nullable(deadline(order), Rows::timestamptz);
+    }
+    rows.copy(tx, &format!("COPY orders ({COLUMNS}) FROM STDIN BINARY"))
+        .await
 }
 
 /// Up to `limit` orders with one of `statuses`, newest first, that come after `cursor`.

@@ -100,6 +100,15 @@ impl Model for Payments {
         store::save(tx, &entries).await
     }
 
+    /// Most streams begin and end among the events that are told at once: a row of theirs meets no other.
+    async fn retell(&self, tx: &Transaction<'_>, changes: &[Change<'_, Self>]) -> Result<(), tokio_postgres::Error> {
+        let (opened, gone_on): (Vec<_>, Vec<_>) = changes.iter().partition(|change| change.opens_stream());
+        let mut opened: Vec<_> = opened.into_iter().filter_map(entry).collect();
+        store::retell(tx, &mut opened).await?;
+        let gone_on: Vec<_> = gone_on.into_iter().filter_map(entry).collect();
+        store::save(tx, &gone_on).await
+    }
+
     fn committed(&self, changes: &[Change<'_, Self>]) {
         for (event, _) in changes.iter().flat_map(|change| change.events) {
             metrics::counter!("payments_events_total", "type" => event.event_type().name).increment(1);

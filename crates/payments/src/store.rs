@@ -1,5 +1,6 @@
 //! All SQL of the table `payments`: one row an order, a function of its stream alone.
 
+use common::pg::copy::Rows;
 use deadpool_postgres::{GenericClient, Transaction};
 use jiff::Timestamp;
 use tokio_postgres::{Error, Row};
@@ -184,6 +185,38 @@ pub async fn save(tx: &Transaction<'_>, entries: &[Entry]) -> Result<(), Error> 
     )
     .await?;
     Ok(())
+}
+
+/// Writes `entries` of orders of which nothing was known before, at most one an order.
+///
+/// # Errors
+/// The database's.
+pub async fn retell(tx: &Transaction<'_>, entries: &mut [Entry]) -> Result<(), Error> {
+    // Neighbours in the index one after the other.
+    entries.sort_unstable_by(|one, other| one.order_id.cmp(&other.order_id));
+    let mut rows = Rows::default();
+    for entry in entries {
+        let ledger = &entry.ledger;
+        rows.row(12)
+            .text(&entry.order_id)
+            .nullable(ledger.payment_id.as_deref(), Rows::text)
+            .text(&ledger.status)
+            .nullable(ledger.amount_minor, Rows::bigint)
+            .nullable(ledger.currency.as_deref(), Rows::text)
+            .bigint(ledger.captured_minor)
+            .bigint(ledger.refunded_minor)
+            .nullable(ledger.reason.as_deref(), Rows::text)
+            .int(ledger.tries)
+            .nullable(ledger.next_try_at, Rows::timestamptz)
+            .bigint(entry.version)
+            .timestamptz(entry.updated_at);
+    }
+    rows.copy(
+        tx,
+        "COPY payments (order_id, payment_id, status, amount_minor, currency, captured_minor, refunded_minor, reason, tries,
+                        next_try_at, version, updated_at) FROM STDIN BINARY",
+    )
+    .await
 }
 
 /// What is known of the money of `order_id`.
