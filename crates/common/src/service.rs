@@ -219,7 +219,7 @@ pub async fn start<M: Model>(
             .await
             .map_err(|error| database(error.into()))?;
         let begun = restore::progress::begun(&client).await;
-        if begun.map_err(|error| database(error.into()))?.is_some() {
+        if begun.map_err(|error| database(error.into()))? {
             return Err(Error::Restoring { service });
         }
     }

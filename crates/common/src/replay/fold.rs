@@ -8,7 +8,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::intake::{Intake, Taken};
 use super::rebuild::Error;
+use super::seen::Arrival;
 use super::source::Found;
 use crate::codec::Codec;
 use crate::event::{Recorded, StreamId};
@@ -18,6 +20,8 @@ use crate::model::{Change, Model};
 pub const STREAMS_OPEN_MAX: usize = 20_000;
 /// Events of one batch, which is one transaction.
 pub const BATCH_EVENTS_MAX: usize = 8_000;
+/// Bytes of rows for the event store after which a batch ends in any case.
+const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// The states that are kept: in two halves, of which the one that was not touched for longest is dropped whole.
 pub(super) struct Fold<M: Model> {
@@ -46,6 +50,8 @@ pub(super) struct Batch<M: Model> {
     pub(super) repeated: u64,
     /// Records that are no events of ours.
     pub(super) foreign: u64,
+    /// What goes into the event store, where that is restored.
+    pub(super) taken: Taken,
 }
 
 /// From where a stream must be told again.
@@ -75,6 +81,7 @@ impl<M: Model> Batch<M> {
             events: 0,
             repeated: 0,
             foreign: 0,
+            taken: Taken::default(),
         }
     }
 
@@ -96,6 +103,7 @@ impl<M: Model> Batch<M> {
     pub(super) fn is_full(&self, streams_max: usize) -> bool {
         self.events + self.repeated + self.foreign >= BATCH_EVENTS_MAX as u64
             || self.streams.len() + self.aside.len() >= streams_max / 2
+            || self.taken.bytes() >= BATCH_BYTES_MAX
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -150,6 +158,22 @@ impl<M: Model> Fold<M> {
             next.1 = position;
         }
         self.add(batch, recorded).await
+    }
+
+    /// Folds a record of the log into `batch`, and takes its row along for the event store.
+    pub(super) async fn import(
+        &mut self,
+        batch: &mut Batch<M>,
+        found: Found,
+        intake: &mut Intake,
+    ) -> Result<(), Error> {
+        batch.next.insert(found.partition, (found.offset + 1, 0));
+        match intake.take::<M>(&mut batch.taken, found)? {
+            Some((Arrival::New, recorded)) => self.add(batch, recorded).await?,
+            Some(_) => batch.repeated += 1,
+            None => batch.foreign += 1,
+        }
+        Ok(())
     }
 
     /// Folds an event into `batch`, or sets its stream aside.

@@ -13,15 +13,19 @@
 
 mod compare;
 mod fold;
+mod intake;
 pub mod log;
+mod plan;
 mod rebuild;
 pub mod restore;
+mod seen;
 mod shadow;
 mod source;
 mod swap;
 
 pub use compare::{Column, Difference, Kind, TableReport};
 pub use fold::{BATCH_EVENTS_MAX, STREAMS_OPEN_MAX};
-pub use rebuild::{Error, From, Input, Intent, Plan, Rebuild, Report, Watch};
+pub use plan::{From, Input, Intent, Plan, Report, Watch};
+pub use rebuild::{Error, Rebuild};
 pub use shadow::{CANDIDATE_SCHEMA, OLD_SCHEMA, REBUILD_SCHEMA};
 pub use swap::drop_old;

@@ -11,26 +11,26 @@
 //! while the fence is up, and that is bounded: by the wait for locks, by the number of events, by the time of a statement.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::time::Duration;
 
-use deadpool_postgres::{Client, Pool, PoolError, Transaction};
+use deadpool_postgres::{Client, Pool, PoolError};
 use futures_util::TryStreamExt as _;
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::compare::{Comparison, Scope, TableReport};
+use super::compare::{Comparison, Scope};
 use super::fold::{Batch, Fold};
-use super::log::{self, Span, Start};
+use super::intake::Intake;
+use super::log::{self, Span};
+use super::plan::{From, Input, Intent, Plan, Report, WRITERS_WAIT_MAX, Watch, settled};
 use super::shadow::{self, CANDIDATE_SCHEMA, OLD_SCHEMA, Phase, Progress, REBUILD_SCHEMA, Shadow};
 use super::source::Source;
-use super::swap;
+use super::{restore, swap};
 use crate::codec::{Codec, DecodeError};
-use crate::event::{EventSet as _, Recorded, StreamId};
-use crate::migrate::Migration;
-use crate::model::{Follows, Model};
-use crate::{kafka, pg, store};
+use crate::event::{Recorded, StreamId};
+use crate::model::Model;
+use crate::{pg, store};
+
+mod fence;
+mod install;
 
 /// Connections of one run: the shadow's, one that reads, one that reads ahead.
 const POOL_SIZE: usize = 3;
@@ -40,18 +40,8 @@ const BATCHES_QUEUED_MAX: usize = 1;
 const AGAIN_STREAMS_MAX: i64 = 500;
 /// Events of one transaction that follows the store.
 const FOLLOW_EVENTS_MAX: i64 = 2_000;
-/// Events that may be left to add while the fence is up.
-const FENCED_EVENTS_MAX: usize = 1_000;
-/// How long the fence may wait for those who are writing; whoever comes then waits behind it.
-const FENCE_WAIT_MAX: Duration = Duration::from_millis(500);
-/// How long a statement may take while the fence is up.
-const FENCE_STATEMENT_MAX: Duration = Duration::from_secs(3);
 /// How often the fence is tried.
 const FENCE_ATTEMPTS_MAX: u32 = 40;
-/// Pause after a fence that could not be had, so that traffic flows off.
-const FENCE_PAUSE: Duration = Duration::from_millis(250);
-/// How long transactions that write events may stay open before the run gives up on them.
-const WRITERS_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Streams that are named where versions are missing.
 const GAPS_SHOWN_MAX: i64 = 10;
 
@@ -70,6 +60,25 @@ pub enum Error {
     /// The database URL cannot be used.
     #[error(transparent)]
     Url(#[from] pg::Error),
+    /// Two events have one position.
+    #[error(
+        "two different events in {topic} claim position {position}: it holds the histories of two databases, and cannot be made one"
+    )]
+    TwoHistories {
+        /// With namespace.
+        topic: String,
+        /// Which.
+        position: i64,
+    },
+    /// A schema of the events is not to be had.
+    #[error("schema {id} of the events cannot be had")]
+    Schema {
+        /// Its id.
+        id: u32,
+        /// Why.
+        #[source]
+        source: DecodeError,
+    },
     /// An event is not what its schema says, or this build does not know it.
     #[error("version {version} of stream {stream} does not decode with this build")]
     Decode {
@@ -111,148 +120,6 @@ pub enum Error {
          traffic: it goes on from here"
     )]
     NoFence(String),
-}
-
-/// Where events are read from.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// The service's topic; with namespace.
-    Topic {
-        /// The brokers.
-        kafka: kafka::Settings,
-        /// With namespace.
-        topic: String,
-    },
-    /// The event store.
-    Store,
-}
-
-/// Where reading begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
-    /// With the oldest event.
-    Earliest,
-    /// With this offset of each partition, or this position of the event store.
-    Offset(i64),
-    /// With the first event of this time or later.
-    Time(Timestamp),
-}
-
-/// What is to become of the rebuilt tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Intent {
-    /// They are compared and dropped. They never disturb a rebuild.
-    Candidate,
-    /// They are compared and dropped.
-    Compare,
-    /// They take the place of the service's own if nothing differs.
-    SwapIfEqual,
-    /// They take the place of the service's own, whatever differs.
-    SwapAnyway,
-}
-
-/// What is to be done.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// Of the service.
-    pub database_url: String,
-    /// Where events are read from.
-    pub input: Input,
-    /// Where reading begins.
-    pub from: From,
-    /// Where it ends: the last event that occurred then or before. `None`: now, and what comes until the verdict.
-    pub until: Option<Timestamp>,
-    /// Up to which position the topic is told before the event store is asked for the rest: `None` for what the service has
-    /// published, as is right for its own topic.
-    pub cutoff: Option<i64>,
-    /// What becomes of the tables.
-    pub intent: Intent,
-    /// The tables have the shape that these give them, not the one of the service's own.
-    pub migrations: Option<&'static [Migration]>,
-    /// Streams whose state is kept in memory; [`STREAMS_OPEN_MAX`](super::STREAMS_OPEN_MAX).
-    pub streams_max: usize,
-    /// Tells this build from others: a run is resumed by the build that began it.
-    pub fingerprint: String,
-    /// Begin anew, whatever an earlier run has left.
-    pub fresh: bool,
-    /// Differences of each table that are shown.
-    pub shown_max: usize,
-}
-
-/// What came of a rebuild.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Report {
-    /// The service.
-    pub service: String,
-    /// `topic` or `store`.
-    pub source: String,
-    /// Events that were told.
-    pub events: u64,
-    /// Records of the log that repeat an event.
-    pub repeated: u64,
-    /// Records of the log that are no events of this service.
-    pub foreign: u64,
-    /// Streams that were told in two parts, the second from the event store.
-    pub told_again: u64,
-    /// The common position: both sides hold everything up to it and nothing more.
-    pub position: i64,
-    /// Streams of which the log lacks a version.
-    pub gaps: u64,
-    /// The first of these.
-    pub gaps_first: Vec<String>,
-    /// Whether only a part of the log was read.
-    pub partial: bool,
-    /// Each table.
-    pub tables: Vec<TableReport>,
-    /// Whether the rebuilt tables are the service's own now.
-    pub swapped: bool,
-    /// Whether an earlier run had begun this.
-    pub resumed: bool,
-}
-
-impl Report {
-    /// Whether nothing differs and nothing is missing.
-    pub fn is_equal(&self) -> bool {
-        self.gaps == 0 && self.tables.iter().all(TableReport::is_equal)
-    }
-}
-
-/// How far a run is, for whoever watches.
-#[derive(Debug, Default)]
-pub struct Watch {
-    phase: AtomicU8,
-    done: AtomicU64,
-    total: AtomicU64,
-}
-
-impl Watch {
-    /// What is being done, how much of it is done, and how much there is: 0 if that is not known.
-    pub fn look(&self) -> (&'static str, u64, u64) {
-        let phase = match self.phase.load(Ordering::Relaxed) {
-            0 => "starting",
-            1 => "reading the log",
-            2 => "streams told again",
-            3 => "building indexes",
-            4 => "catching up",
-            5 => "comparing",
-            _ => "waiting for a moment without writers",
-        };
-        (
-            phase,
-            self.done.load(Ordering::Relaxed),
-            self.total.load(Ordering::Relaxed),
-        )
-    }
-
-    fn enter(&self, phase: u8, total: u64) {
-        self.done.store(0, Ordering::Relaxed);
-        self.total.store(total, Ordering::Relaxed);
-        self.phase.store(phase, Ordering::Relaxed);
-    }
-
-    fn add(&self, done: u64) {
-        self.done.fetch_add(done, Ordering::Relaxed);
-    }
 }
 
 /// A rebuild under way.
@@ -299,45 +166,6 @@ impl<M: Model> Rebuild<M> {
         Ok(rebuild.progress.events)
     }
 
-    /// Tells everything, and puts the tables in the place of the service's own, which are empty and which nobody uses: for a
-    /// database that is being restored. They move to the schema for old tables all the same.
-    ///
-    /// # Errors
-    /// See [`Error`]. What has been done stays; the same call goes on from there.
-    pub(super) async fn install(model: Arc<M>, codec: Arc<Codec>, plan: Plan, watch: Arc<Watch>) -> Result<(), Error> {
-        let pool = pg::pool(&plan.database_url, POOL_SIZE)?;
-        if after_swap::<M>(&pool, &plan).await?.is_some() {
-            return Ok(());
-        }
-        let mut rebuild = Self::open(model, codec, plan, watch, pool).await?;
-        rebuild.load().await?;
-        rebuild.shadow.analyse().await?;
-        rebuild.shadow.forget_changes().await?;
-        let (told_again, gaps, gaps_first) = rebuild.shadow.gaps(GAPS_SHOWN_MAX).await?;
-        let report = Report {
-            service: M::NAME.to_owned(),
-            source: rebuild.plan.input.name().to_owned(),
-            events: rebuild.progress.events,
-            repeated: rebuild.progress.repeated,
-            foreign: rebuild.progress.foreign,
-            told_again,
-            position: rebuild.progress.reached,
-            gaps,
-            gaps_first,
-            partial: false,
-            tables: Vec::new(),
-            swapped: true,
-            resumed: rebuild.resumed,
-        };
-        let (schema, home, name) = (rebuild.shadow.schema, rebuild.shadow.home.clone(), rebuild.plan.name());
-        let tables = rebuild.shadow.tables.clone();
-        let tx = rebuild.shadow.client.transaction().await?;
-        tx.batch_execute("SET LOCAL synchronous_commit = on").await?;
-        swap::swap(&tx, (schema, &home), &tables, &name, &report).await?;
-        tx.commit().await?;
-        Ok(())
-    }
-
     async fn open(model: Arc<M>, codec: Arc<Codec>, plan: Plan, watch: Arc<Watch>, pool: Pool) -> Result<Self, Error> {
         let schema = match plan.intent {
             Intent::Candidate => CANDIDATE_SCHEMA,
@@ -360,6 +188,9 @@ impl<M: Model> Rebuild<M> {
         let progress = match left {
             Some(progress) => progress,
             None => {
+                if let Input::Restore { .. } = plan.input {
+                    restore::begin_anew(&mut shadow.client).await?;
+                }
                 let (cutoff, spans) = plan.extent(&reader).await?;
                 shadow.create(&name, cutoff, &spans, plan.migrations).await?;
                 shadow.resume(&name).await?.expect("it was created a moment ago")
@@ -378,18 +209,40 @@ impl<M: Model> Rebuild<M> {
         })
     }
 
+    /// Whether the event store is filled as well.
+    fn restores(&self) -> bool {
+        matches!(self.plan.input, Input::Restore { .. })
+    }
+
     fn fold(&self) -> Fold<M> {
         Fold::new(self.model.clone(), self.codec.clone(), self.plan.streams_max)
     }
 
     /// From wherever an earlier run was to tables that hold everything up to the cutoff.
     async fn load(&mut self) -> Result<(), Error> {
+        self.tell().await?;
+        self.finish().await
+    }
+
+    /// Tells all streams up to the cutoff.
+    async fn tell(&mut self) -> Result<(), Error> {
         if self.progress.phase == Phase::Reading {
             self.read().await?;
+            if self.restores() {
+                self.watch.enter(3, 0);
+                restore::complete(&mut self.shadow.client).await?;
+            }
             self.enter(Phase::Again).await?;
         }
         if self.progress.phase == Phase::Again {
             self.tell_again().await?;
+        }
+        Ok(())
+    }
+
+    /// Gives the tables, in which all streams have been told, what they need to serve.
+    async fn finish(&mut self) -> Result<(), Error> {
+        if self.progress.phase == Phase::Again {
             self.enter(Phase::Finishing).await?;
         }
         if self.progress.phase == Phase::Finishing {
@@ -411,10 +264,16 @@ impl<M: Model> Rebuild<M> {
         let spans = self.progress.spans.clone();
         self.watch.enter(1, spans.iter().map(Span::length).sum());
         let mut source = match &self.plan.input {
-            Input::Topic { kafka, topic } => Source::topic(kafka, topic, &spans, self.model.clone())?,
+            Input::Topic { kafka, topic } | Input::Restore { kafka, topic, .. } => {
+                Source::topic(kafka, topic, &spans, self.model.clone())?
+            }
             Input::Store => Source::<M>::store(self.pool.clone(), &spans[0]),
         };
         let (sender, mut batches) = mpsc::channel::<Batch<M>>(BATCHES_QUEUED_MAX);
+        let mut intake = match &self.plan.input {
+            Input::Restore { topic, .. } => Some(Intake::open(&self.reader, topic).await?),
+            Input::Topic { .. } | Input::Store => None,
+        };
         let mut fold = self.fold();
         let (mut tops, cutoff) = (self.progress.tops.clone(), self.progress.cutoff);
         let streams_max = self.plan.streams_max;
@@ -422,8 +281,13 @@ impl<M: Model> Rebuild<M> {
             let mut batch = Batch::new();
             while let Some(chunk) = source.next().await? {
                 for found in chunk {
-                    let top = tops.get(&found.partition).copied().unwrap_or(0);
-                    fold.take(&mut batch, found, (top, cutoff)).await?;
+                    match &mut intake {
+                        Some(intake) => fold.import(&mut batch, found, intake).await?,
+                        None => {
+                            let top = tops.get(&found.partition).copied().unwrap_or(0);
+                            fold.take(&mut batch, found, (top, cutoff)).await?;
+                        }
+                    }
                     if batch.is_full(streams_max) {
                         let full = std::mem::replace(&mut batch, Batch::new());
                         tops.extend(full.next.iter().map(|(partition, (_, top))| (*partition, *top)));
@@ -440,8 +304,8 @@ impl<M: Model> Rebuild<M> {
             }
             Ok::<_, Error>(())
         });
-        while let Some(batch) = batches.recv().await {
-            self.shadow.write(&*self.model, &batch).await?;
+        while let Some(mut batch) = batches.recv().await {
+            self.shadow.write(&*self.model, &self.codec, &mut batch).await?;
             self.progress.events += batch.events;
             self.progress.repeated += batch.repeated;
             self.progress.foreign += batch.foreign;
@@ -454,6 +318,7 @@ impl<M: Model> Rebuild<M> {
 
     /// Tells the streams that were set aside: what was folded of them before is only remembered.
     async fn tell_again(&mut self) -> Result<(), Error> {
+        let restores = self.restores();
         let (total, ..) = self.shadow.gaps(0).await?;
         self.watch.enter(2, total);
         loop {
@@ -470,8 +335,16 @@ impl<M: Model> Rebuild<M> {
             let streams_max = self.plan.streams_max.max(4 * streams.len());
             let mut fold = Fold::new(self.model.clone(), self.codec.clone(), streams_max);
             let mut batch = Batch::new();
+            let mut holed = Vec::new();
+            let mut last: Option<(StreamId, i64)> = None;
             let tx = self.shadow.client.transaction().await?;
             while let Some(recorded) = histories.try_next().await? {
+                let (stream, version) = (&recorded.stream_id, recorded.envelope.stream_version);
+                let before = last.take().filter(|(before, _)| before == stream);
+                if version != before.map_or(0, |(_, version)| version) + 1 {
+                    holed.push(stream.clone());
+                }
+                last = Some((stream.clone(), version));
                 if recorded.envelope.stream_version < first[&recorded.stream_id] {
                     fold.remember(&mut batch, &recorded).await?;
                 } else {
@@ -486,7 +359,9 @@ impl<M: Model> Rebuild<M> {
                 }
             }
             shadow::retell(&tx, &*self.model, &batch).await?;
-            shadow::told_again(&tx, self.shadow.schema, &streams).await?;
+            // What the log of a service lacks its event store has; a restored one has nothing but the log.
+            let holed = restores.then_some(&*holed);
+            shadow::told_again(&tx, self.shadow.schema, &streams, holed).await?;
             tx.commit().await?;
             self.watch.add(streams.len() as u64);
         }
@@ -536,9 +411,7 @@ impl<M: Model> Rebuild<M> {
 
     /// Adds what was written since, until no more than `left_max` events can be left.
     async fn follow(&mut self, fold: &mut Fold<M>, left_max: usize) -> Result<(), Error> {
-        let settled = tokio::time::timeout(WRITERS_WAIT_MAX, store::settled_position(&self.reader))
-            .await
-            .map_err(|_| Error::Writers)??;
+        let settled = settled(&self.reader).await?;
         self.watch
             .enter(4, (settled - self.progress.reached).max(0).cast_unsigned());
         loop {
@@ -562,112 +435,6 @@ impl<M: Model> Rebuild<M> {
         }
     }
 
-    /// Holds up whoever writes events, for a moment: adds the rest, gives the verdict, swaps. `None` if there was too much
-    /// traffic to tell.
-    async fn fenced(
-        &mut self,
-        fold: &mut Fold<M>,
-        comparisons: &mut [Comparison],
-        partial: bool,
-    ) -> Result<Option<Report>, Error> {
-        let mut why = String::new();
-        for _ in 0..FENCE_ATTEMPTS_MAX {
-            if self.plan.until.is_none() {
-                self.follow(fold, FENCED_EVENTS_MAX / 4).await?;
-            }
-            self.watch.enter(6, 0);
-            match self.try_fence(fold, comparisons, partial).await {
-                Ok(Fenced::Report(report)) => return Ok(Some(*report)),
-                Ok(Fenced::CutShort) => return Ok(None),
-                Ok(Fenced::TooMany) => "too much is written meanwhile".clone_into(&mut why),
-                Err(Error::Database(error)) if pg::failure(&error, &[]) == pg::Failure::Conflict => {
-                    why = error
-                        .as_db_error()
-                        .map_or_else(|| error.to_string(), |error| error.message().to_owned());
-                }
-                Err(error) => return Err(error),
-            }
-            // What was folded in vain is not in the tables.
-            fold.clear();
-            tokio::time::sleep(FENCE_PAUSE).await;
-        }
-        Err(Error::NoFence(why))
-    }
-
-    async fn try_fence(
-        &mut self,
-        fold: &mut Fold<M>,
-        comparisons: &mut [Comparison],
-        partial: bool,
-    ) -> Result<Fenced, Error> {
-        let (told_again, gaps, gaps_first) = self.shadow.gaps(GAPS_SHOWN_MAX).await?;
-        let (schema, home) = (self.shadow.schema, self.shadow.home.clone());
-        let may_swap = !partial && matches!(self.plan.intent, Intent::SwapIfEqual | Intent::SwapAnyway);
-        let tables = self.shadow.tables.clone();
-        let named = |wanted: bool| {
-            let some = tables.iter().filter(|table| (table.follows == Follows::Many) == wanted);
-            some.map(|table| format!("{home}.{}", table.name)).collect::<Vec<_>>()
-        };
-        let tx = self.shadow.client.transaction().await?;
-        tx.batch_execute(&format!(
-            "SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}; SET LOCAL synchronous_commit = on;
-             SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off",
-            FENCE_WAIT_MAX.as_millis(),
-            FENCE_STATEMENT_MAX.as_millis()
-        ))
-        .await?;
-        if may_swap {
-            // In the order in which the service's transactions lock: what decisions look at, events, read models.
-            lock_tables(&tx, &named(true), "ACCESS EXCLUSIVE").await?;
-        }
-        let (mut position, mut events) = (self.progress.reached, self.progress.events);
-        if self.plan.until.is_none() {
-            lock_tables(&tx, &[format!("{home}.events")], "SHARE").await?;
-            let rest = store::page(&self.reader, M::NAME, position, FENCED_EVENTS_MAX as i64 + 1).await?;
-            if rest.len() > FENCED_EVENTS_MAX {
-                return Ok(Fenced::TooMany);
-            }
-            if let Some(last) = rest.last().map(|recorded| recorded.envelope.position) {
-                let batch = batch_of(&self.reader, fold, rest).await?;
-                shadow::follow(&tx, schema, &*self.model, &batch, last).await?;
-                (position, events) = (last, events + batch.events);
-            }
-        }
-        let mut reports = Vec::with_capacity(comparisons.len());
-        for comparison in comparisons {
-            let verdict = comparison.verdict(&tx, schema, self.plan.shown_max).await?;
-            if comparison.is_cut_short(&verdict) {
-                return Ok(Fenced::CutShort);
-            }
-            reports.push(verdict);
-        }
-        let mut report = Report {
-            service: M::NAME.to_owned(),
-            source: self.plan.input.name().to_owned(),
-            events,
-            repeated: self.progress.repeated,
-            foreign: self.progress.foreign,
-            told_again,
-            position,
-            gaps,
-            gaps_first,
-            partial,
-            tables: reports,
-            swapped: false,
-            resumed: self.resumed,
-        };
-        report.swapped = may_swap && (self.plan.intent == Intent::SwapAnyway || report.is_equal());
-        if report.swapped {
-            lock_tables(&tx, &named(false), "ACCESS EXCLUSIVE").await?;
-            swap::swap(&tx, (schema, &home), &tables, &self.plan.name(), &report).await?;
-            tx.commit().await?;
-        } else {
-            tx.rollback().await?;
-            self.shadow.drop_all().await?;
-        }
-        Ok(Fenced::Report(Box::new(report)))
-    }
-
     /// Whoever asked has been told of a swap, so that the next run does not tell them again.
     ///
     /// # Errors
@@ -676,15 +443,6 @@ impl<M: Model> Rebuild<M> {
         let pool = pg::pool(database_url, 1)?;
         swap::told(&pool.get().await?).await
     }
-}
-
-/// What came of one fence.
-enum Fenced {
-    Report(Box<Report>),
-    /// More has been written than may be added while others wait.
-    TooMany,
-    /// There were more suspects than could be looked at, and none of them differs.
-    CutShort,
 }
 
 /// What an earlier run with the same plan found when it swapped, if it was killed before it could say so.
@@ -703,14 +461,6 @@ async fn after_swap<M: Model>(pool: &Pool, plan: &Plan) -> Result<Option<Report>
         Some(_) if plan.intent == Intent::Compare => Ok(None),
         Some(_) => Err(Error::OldTables { service: M::NAME }),
     }
-}
-
-async fn lock_tables(tx: &Transaction<'_>, tables: &[String], mode: &str) -> Result<(), Error> {
-    if !tables.is_empty() {
-        tx.batch_execute(&format!("LOCK TABLE {} IN {mode} MODE", tables.join(", ")))
-            .await?;
-    }
-    Ok(())
 }
 
 /// `events`, in order of position, as what they did; the states before them come from the fold, else from the event store.
@@ -742,80 +492,4 @@ async fn batch_of<M: Model>(client: &Client, fold: &mut Fold<M>, events: Vec<Rec
         fold.add(&mut batch, recorded).await?;
     }
     Ok(batch)
-}
-
-impl Input {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Topic { .. } => "topic",
-            Self::Store => "store",
-        }
-    }
-}
-
-impl Plan {
-    /// Tells this plan from others: what is left of one must not be taken for the other.
-    fn name(&self) -> String {
-        let from = match self.from {
-            From::Earliest => "earliest".to_owned(),
-            From::Offset(offset) => format!("offset {offset}"),
-            From::Time(at) => at.to_string(),
-        };
-        let until = self.until.map_or_else(|| "now".to_owned(), |until| until.to_string());
-        let topic = match &self.input {
-            Input::Topic { topic, .. } => topic,
-            Input::Store => "events",
-        };
-        format!("{topic} from {from} until {until} by {}", self.fingerprint)
-    }
-
-    /// Up to which position, and from where to where, is to be read.
-    async fn extent(&self, reader: &Client) -> Result<(i64, Vec<Span>), Error> {
-        let until = match self.until {
-            Some(until) => store::position_at(reader, until).await?,
-            None => i64::MAX,
-        };
-        match &self.input {
-            Input::Topic { kafka, topic } => {
-                // Before the ends are asked for: everything up to here is in the log below them.
-                let published = match self.cutoff {
-                    Some(cutoff) => cutoff,
-                    None => store::published_position(reader).await?,
-                };
-                let cutoff = published.min(until);
-                let start = match self.from {
-                    From::Earliest => Start::Earliest,
-                    From::Offset(offset) => Start::Offset(offset),
-                    From::Time(at) => Start::Time(at),
-                };
-                Ok((cutoff, log::spans(kafka, topic, start).await?))
-            }
-            Input::Store => {
-                let settled = tokio::time::timeout(WRITERS_WAIT_MAX, store::settled_position(reader))
-                    .await
-                    .map_err(|_| Error::Writers)??;
-                let cutoff = settled.min(until);
-                let next = match self.from {
-                    From::Earliest => 0,
-                    From::Offset(position) => position,
-                    From::Time(at) => {
-                        let before = at.checked_sub(jiff::SignedDuration::from_micros(1)).unwrap_or(at);
-                        store::position_at(reader, before).await? + 1
-                    }
-                };
-                let span = Span {
-                    partition: 0,
-                    first: 0,
-                    next: next.min(cutoff + 1),
-                    end: cutoff + 1,
-                };
-                Ok((cutoff, vec![span]))
-            }
-        }
-    }
-
-    /// The topic of `M`, with namespace.
-    pub fn topic_of<M: Model>(kafka: &kafka::Settings) -> String {
-        kafka.named(M::Event::TOPIC)
-    }
 }

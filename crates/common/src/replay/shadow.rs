@@ -12,10 +12,11 @@ use tokio_postgres::types::ToSql;
 use super::fold::{Aside, Batch};
 use super::log::Span;
 use super::rebuild::Error;
+use crate::codec::Codec;
 use crate::event::StreamId;
 use crate::migrate::Migration;
 use crate::model::{Follows, Model, Table};
-use crate::timers;
+use crate::{store, timers};
 
 /// Where a rebuild keeps its tables and its progress.
 pub const REBUILD_SCHEMA: &str = "rebuild";
@@ -219,16 +220,27 @@ impl Shadow {
     /// the disk: after a crash of the server rows and progress are equally old.
     async fn look_here(&self) -> Result<(), Error> {
         let sql = format!(
-            "SET search_path = {}, {}; SET synchronous_commit = off",
-            self.schema, self.home
+            "SET search_path = {}, {}; SET synchronous_commit = off; {}",
+            self.schema,
+            self.home,
+            store::import::BUILD
         );
         Ok(self.client.batch_execute(&sql).await?)
     }
 
     /// Writes a batch of the log and where it ends.
-    pub(super) async fn write<M: Model>(&mut self, model: &M, batch: &Batch<M>) -> Result<(), Error> {
+    pub(super) async fn write<M: Model>(
+        &mut self,
+        model: &M,
+        codec: &Codec,
+        batch: &mut Batch<M>,
+    ) -> Result<(), Error> {
         let schema = self.schema;
         let tx = self.client.transaction().await?;
+        let taken = std::mem::take(&mut batch.taken);
+        if taken.bytes() > 0 {
+            taken.write(&tx, codec).await?;
+        }
         retell(&tx, model, batch).await?;
         set_aside(&tx, schema, &batch.aside).await?;
         let partitions: Vec<i32> = batch.next.keys().copied().collect();
@@ -414,11 +426,21 @@ async fn set_aside(tx: &Transaction<'_>, schema: &str, aside: &HashMap<StreamId,
     Ok(())
 }
 
-/// The streams have been told again.
-pub(super) async fn told_again(tx: &Transaction<'_>, schema: &str, streams: &[(StreamId, i64)]) -> Result<(), Error> {
+/// The streams have been told again. With `holed` it is known which of them lack a version in the event store too, whatever
+/// the log has looked like.
+pub(super) async fn told_again(
+    tx: &Transaction<'_>,
+    schema: &str,
+    streams: &[(StreamId, i64)],
+    holed: Option<&[StreamId]>,
+) -> Result<(), Error> {
     let ids: Vec<&str> = streams.iter().map(|(stream, _)| stream.as_str()).collect();
-    let sql = format!("UPDATE {schema}.set_aside SET done = true WHERE stream_id = ANY($1)");
-    tx.execute(&sql, &[&ids]).await?;
+    let holed: Option<Vec<&str>> = holed.map(|holed| holed.iter().map(StreamId::as_str).collect());
+    let sql = format!(
+        "UPDATE {schema}.set_aside SET done = true, gap = CASE WHEN $2::text[] IS NULL THEN gap ELSE stream_id = ANY($2) END
+         WHERE stream_id = ANY($1)"
+    );
+    tx.execute(&sql, &[&ids, &holed]).await?;
     Ok(())
 }
 

@@ -6,7 +6,8 @@
 
 use deadpool_postgres::{Client, Pool, Transaction};
 
-use super::rebuild::{Error, Report};
+use super::plan::Report;
+use super::rebuild::Error;
 use super::shadow::{OLD_SCHEMA, REBUILD_SCHEMA, Shadow, lock};
 
 /// What hangs on the service's own tables and would stay with the old ones: views, triggers, foreign keys.

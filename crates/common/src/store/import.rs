@@ -3,33 +3,19 @@
 //! While rows come in the table has no constraints, for building an index once is many times faster than keeping it; what
 //! comes twice must be sorted out by whoever imports. The constraints come back before anything else may use the table.
 
-use std::pin::pin;
-
 use deadpool_postgres::{GenericClient, Transaction};
 use futures_util::{Stream, TryStreamExt as _};
 use tokio_postgres::Error;
-use tokio_postgres::binary_copy::BinaryCopyInWriter;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::event::{Recorded, StreamId};
+use crate::pg::copy::Rows;
 
-const COLUMNS: &str = "position, id, stream_id, version, type, schema_id, payload, correlation_id, causation_id, \
-                       traceparent, occurred_at";
-/// Of [`COLUMNS`].
-const TYPES: [Type; 11] = [
-    Type::INT8,
-    Type::UUID,
-    Type::TEXT,
-    Type::INT8,
-    Type::TEXT,
-    Type::INT4,
-    Type::BYTEA,
-    Type::UUID,
-    Type::UUID,
-    Type::TEXT,
-    Type::TIMESTAMPTZ,
-];
+/// Ten million rows are a few runs of a sort with so much; Postgres divides it among those who sort side by side.
+pub(crate) const BUILD: &str = "SET maintenance_work_mem = '256MB'";
+const COPY: &str = "COPY events (position, id, stream_id, version, type, schema_id, payload, correlation_id, causation_id, \
+                    traceparent, occurred_at) FROM STDIN BINARY";
 /// The table's constraints, by the names that the first migration gave them.
 const CONSTRAINTS: [(&str, &str); 3] = [
     ("events_pkey", "PRIMARY KEY (position)"),
@@ -57,11 +43,7 @@ pub async fn is_empty(client: &impl GenericClient) -> Result<bool, Error> {
     Ok(row.get(0))
 }
 
-/// Takes the constraints away.
-///
-/// # Errors
-/// The database's.
-pub async fn drop_constraints(tx: &Transaction<'_>) -> Result<(), Error> {
+async fn drop_constraints(tx: &Transaction<'_>) -> Result<(), Error> {
     for (name, _) in CONSTRAINTS {
         tx.batch_execute(&format!("ALTER TABLE events DROP CONSTRAINT IF EXISTS {name}"))
             .await?;
@@ -85,34 +67,38 @@ pub async fn add_constraints(tx: &Transaction<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Adds `events` with the positions that they have.
+/// Takes every row away, and the constraints, so that rows can come in.
 ///
 /// # Errors
 /// The database's.
-pub async fn copy(tx: &Transaction<'_>, events: &[Recorded]) -> Result<(), Error> {
-    let sink = tx
-        .copy_in(&format!("COPY events ({COLUMNS}) FROM STDIN BINARY"))
-        .await?;
-    let mut writer = pin!(BinaryCopyInWriter::new(sink, &TYPES));
-    for event in events {
-        let envelope = &event.envelope;
-        let row: [&(dyn ToSql + Sync); 11] = [
-            &envelope.position,
-            &envelope.id,
-            &event.stream_id.as_str(),
-            &envelope.stream_version,
-            &&*envelope.event_type,
-            &event.schema_id.cast_signed(),
-            &&*event.payload,
-            &envelope.correlation_id,
-            &envelope.causation_id,
-            &envelope.traceparent.as_deref(),
-            &envelope.occurred_at,
-        ];
-        writer.as_mut().write(&row).await?;
-    }
-    writer.finish().await?;
-    Ok(())
+pub async fn empty(tx: &Transaction<'_>) -> Result<(), Error> {
+    tx.batch_execute("TRUNCATE events").await?;
+    drop_constraints(tx).await
+}
+
+/// Adds `event`, with the position that it has, to `rows` that [`copy`] will send.
+pub fn add(rows: &mut Rows, event: &Recorded) {
+    let envelope = &event.envelope;
+    rows.row(11)
+        .bigint(envelope.position)
+        .uuid(envelope.id)
+        .text(event.stream_id.as_str())
+        .bigint(envelope.stream_version)
+        .text(&envelope.event_type)
+        .int(event.schema_id.cast_signed())
+        .bytea(&event.payload)
+        .uuid(envelope.correlation_id)
+        .uuid(envelope.causation_id)
+        .nullable(envelope.traceparent.as_deref(), Rows::text)
+        .timestamptz(envelope.occurred_at);
+}
+
+/// Adds the rows.
+///
+/// # Errors
+/// The database's.
+pub async fn copy(tx: &Transaction<'_>, rows: Rows) -> Result<(), Error> {
+    rows.copy(tx, COPY).await
 }
 
 /// Position and id of every row, in no order.
@@ -136,25 +122,32 @@ pub async fn extent(client: &impl GenericClient) -> Result<(i64, i64), Error> {
     Ok((row.get(0), row.get(1)))
 }
 
-/// Streams whose versions do not run from 1 without a gap: how many, and the first `limit` of them.
+/// How many events each of `streams` has, and the version of the last.
 ///
 /// # Errors
 /// The database's.
-pub async fn holes(client: &impl GenericClient, limit: i64) -> Result<(i64, Vec<Hole>), Error> {
+pub async fn holes(client: &impl GenericClient, streams: &[String]) -> Result<Vec<Hole>, Error> {
     let rows = client
         .query(
-            "SELECT stream_id, count(*), max(version), count(*) OVER () FROM events
-             GROUP BY stream_id HAVING count(*) <> max(version) ORDER BY stream_id LIMIT $1",
-            &[&limit],
+            "SELECT stream_id, count(*), max(version) FROM events WHERE stream_id = ANY($1)
+             GROUP BY stream_id ORDER BY stream_id",
+            &[&streams],
         )
         .await?;
-    let count = rows.first().map_or(0, |row| row.get(3));
     let hole = |row: &tokio_postgres::Row| Hole {
         stream_id: StreamId::new(row.get::<_, String>(0)),
         events: row.get(1),
         last_version: row.get(2),
     };
-    Ok((count, rows.iter().map(hole).collect()))
+    Ok(rows.iter().map(hole).collect())
+}
+
+/// Lets the server know what the table holds, before it is asked for streams.
+///
+/// # Errors
+/// The database's.
+pub async fn analyse(client: &impl GenericClient) -> Result<(), Error> {
+    client.batch_execute("ANALYZE events").await
 }
 
 /// The next event gets a position behind `position`.

@@ -1,40 +1,20 @@
-//! How far a restore has come, kept in the transactions of the restore itself: all SQL of the tables `restore` and
-//! `restore_partitions`.
+//! That a restore is under way, what it is to read, and what it met last, kept in the transactions of the restore itself: all
+//! SQL of the tables `restore` and `restore_partitions`. How far it is the shadow tables say.
+
+use std::collections::HashMap;
 
 use deadpool_postgres::{GenericClient, Transaction};
 use tokio_postgres::Error;
 
 use crate::replay::log::Span;
 
-/// What is being done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(i16)]
-pub enum Phase {
-    /// Rows of the event store come in from the log.
-    Importing = 0,
-    /// The event store is whole; read models are folded from it.
-    Folding = 1,
-}
-
-/// How far one partition of the service's own topic has been imported.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Partition {
-    /// What is left to read.
-    pub span: Span,
-    /// Offset and position of its last event so far.
-    pub last: Option<(i64, i64)>,
-}
-
-/// What the restore that is under way in this database is at, if one is.
+/// Whether a restore is under way in this database.
 ///
 /// # Errors
 /// The database's.
-pub async fn begun(client: &impl GenericClient) -> Result<Option<Phase>, Error> {
-    let row = client.query_opt("SELECT phase FROM restore", &[]).await?;
-    Ok(row.map(|row| match row.get::<_, i16>(0) {
-        0 => Phase::Importing,
-        _ => Phase::Folding,
-    }))
+pub async fn begun(client: &impl GenericClient) -> Result<bool, Error> {
+    let row = client.query_one("SELECT EXISTS (SELECT FROM restore)", &[]).await?;
+    Ok(row.get(0))
 }
 
 /// Begins one that is to read `spans`.
@@ -55,57 +35,68 @@ pub async fn begin(tx: &Transaction<'_>, spans: &[Span]) -> Result<(), Error> {
     Ok(())
 }
 
-/// How far each partition is.
+/// All that is to be read, a span each partition.
 ///
 /// # Errors
 /// The database's.
-pub async fn partitions(client: &impl GenericClient) -> Result<Vec<Partition>, Error> {
+pub async fn spans(client: &impl GenericClient) -> Result<Vec<Span>, Error> {
     let rows = client
         .query(
-            "SELECT partition, first_offset, next_offset, end_offset, last_offset, last_position
-             FROM restore_partitions ORDER BY partition",
+            "SELECT partition, first_offset, end_offset FROM restore_partitions ORDER BY partition",
             &[],
         )
         .await?;
-    let partition = |row: &tokio_postgres::Row| Partition {
-        span: Span {
-            partition: row.get(0),
-            first: row.get(1),
-            next: row.get(2),
-            end: row.get(3),
-        },
-        last: row.get::<_, Option<i64>>(4).zip(row.get(5)),
+    let span = |row: &tokio_postgres::Row| Span {
+        partition: row.get(0),
+        first: row.get(1),
+        next: row.get(1),
+        end: row.get(2),
     };
-    Ok(rows.iter().map(partition).collect())
+    Ok(rows.iter().map(span).collect())
 }
 
-/// Remembers how far the import is.
+/// The last event of each partition that has one: partition, offset, position.
 ///
 /// # Errors
 /// The database's.
-pub async fn imported(tx: &Transaction<'_>, partitions: &[Partition]) -> Result<(), Error> {
-    let numbers: Vec<i32> = partitions.iter().map(|partition| partition.span.partition).collect();
-    let nexts: Vec<i64> = partitions.iter().map(|partition| partition.span.next).collect();
-    let offsets: Vec<Option<i64>> = partitions.iter().map(|each| each.last.map(|last| last.0)).collect();
-    let positions: Vec<Option<i64>> = partitions.iter().map(|each| each.last.map(|last| last.1)).collect();
-    tx.execute(
-        "UPDATE restore_partitions AS kept
-         SET next_offset = done.next_offset, last_offset = done.last_offset, last_position = done.last_position
-         FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::bigint[])
-              AS done (partition, next_offset, last_offset, last_position)
-         WHERE kept.partition = done.partition",
-        &[&numbers, &nexts, &offsets, &positions],
-    )
-    .await?;
+pub async fn last(client: &impl GenericClient) -> Result<Vec<(i32, i64, i64)>, Error> {
+    let rows = client
+        .query(
+            "SELECT partition, last_offset, last_position FROM restore_partitions
+             WHERE last_offset IS NOT NULL ORDER BY partition",
+            &[],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+}
+
+/// Remembers the last events so far, each with its offset and position.
+///
+/// # Errors
+/// The database's.
+pub async fn imported(tx: &Transaction<'_>, last: &HashMap<i32, (i64, i64)>) -> Result<(), Error> {
+    let partitions: Vec<i32> = last.keys().copied().collect();
+    let offsets: Vec<i64> = last.values().map(|last| last.0).collect();
+    let positions: Vec<i64> = last.values().map(|last| last.1).collect();
+    let statement = tx
+        .prepare_cached(
+            "UPDATE restore_partitions AS kept
+             SET last_offset = done.last_offset, last_position = done.last_position
+             FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS done (partition, last_offset, last_position)
+             WHERE kept.partition = done.partition",
+        )
+        .await?;
+    tx.execute(&statement, &[&partitions, &offsets, &positions]).await?;
     Ok(())
 }
 
-/// The event store is whole.
+/// Forgets all of that: the import begins anew.
 ///
 /// # Errors
 /// The database's.
-pub async fn begin_folding(tx: &Transaction<'_>) -> Result<(), Error> {
-    tx.execute("UPDATE restore SET phase = 1", &[]).await?;
+pub async fn begin_anew(tx: &Transaction<'_>) -> Result<(), Error> {
+    let sql = "UPDATE restore_partitions SET last_offset = NULL, last_position = NULL";
+    tx.execute(sql, &[]).await?;
     Ok(())
 }
 

@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+use common::event::EventSet as _;
 use common::model::Model;
-use common::replay::restore::{self, Error, Options, Report, Step};
+use common::replay::Watch;
+use common::replay::restore::{self, Error, Options, Report};
 use common::{kafka, pg};
 use deadpool_postgres::Pool;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{Service, with_model};
+use super::{Service, progress, with_model};
 use crate::cli::output;
 use crate::cli::{Output, Target, Verdict};
 use crate::{init, system};
@@ -53,26 +55,15 @@ async fn one<M: Model>(model: M, options: Options, target: &Target) -> Result<Ve
         system::asked_to_stop().await;
         stopper.cancel();
     });
-    let bar = output::progress(Some(0), "{spinner} {bar:30.cyan} {pos} of {len} {msg}  {elapsed}");
-    let tell = |step: Step| {
-        let (done, length, what) = match step {
-            Step::Importing(done, length) => (done, length, "records of the log"),
-            Step::Checking => (0, 1, "checks of the event store"),
-            Step::Telling(what, done, length) => (done, length, what),
-            Step::Finishing => (0, 1, "inbox, offsets and cursor"),
-        };
-        bar.set_length(length);
-        bar.set_position(done);
-        bar.set_message(what);
-    };
     let source = restore::Source {
         model: Arc::new(model),
         codec: Arc::new(target.codec()?),
+        topic: settings.named(M::Event::TOPIC),
         kafka: &settings,
         database_url: &url,
     };
-    let restored = restore::restore(source, options, &stop, &tell).await;
-    bar.finish_and_clear();
+    let watch = Arc::new(Watch::default());
+    let restored = progress::shown(watch.clone(), restore::restore(source, options, &stop, watch)).await;
     listening.abort();
     let report = match restored {
         Ok(report) => report,
@@ -145,7 +136,7 @@ fn print(service: &str, report: &Report, started: Instant, output: Output) {
         ));
     }
     if report.holes > 0 {
-        let streams = output::counted(report.holes.unsigned_abs(), "stream");
+        let streams = output::counted(report.holes, "stream");
         output::line(output::warn(format!("! {streams} lack events, as was accepted")));
     }
     output::line("! what was committed and not yet published when the database went is lost with it");
