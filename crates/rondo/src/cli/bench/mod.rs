@@ -14,6 +14,7 @@ mod mix;
 
 mod recorder;
 mod report;
+mod scratch;
 mod usage;
 
 mod curve;

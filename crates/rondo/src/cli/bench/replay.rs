@@ -1,8 +1,8 @@
 //! `rondo bench replay`: how fast a log is told again, beside how fast it can be read at all.
 //!
 //! The log is a service's own topic, or a topic of its own that is filled with the events of finished orders, as the
-//! service's code decides them. Both readings start with the same record and end with the same one. Rows are written to
-//! tables of a schema of its own, with their indexes, and dropped.
+//! service's code decides them. Both readings start with the same record and end with the same one. A rebuild writes to
+//! tables of a schema of its own, with their indexes, a restore to a database of its own; both are dropped.
 
 use std::collections::HashMap;
 use std::process::Stdio;
@@ -13,16 +13,20 @@ use anyhow::{Context as _, Result, bail};
 use common::kafka::{self, QuietContext};
 use common::model::Model;
 use common::replay::log::{FETCH_AHEAD_KIB, Span, Start, spans};
+use common::replay::restore::{self, Options};
 use common::replay::{From, Input, Intent, Plan, Rebuild, STREAMS_OPEN_MAX, Watch};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
+use super::scratch::Scratch;
 use super::story::{self, Story};
 use crate::cli::replay::{Service, codec, fingerprint, progress, with_model};
 use crate::cli::{Output, Target, Verdict, output};
+use crate::init;
 
 /// Most events that a log is filled with.
 const EVENTS_MAX: u64 = 1_000_000_000;
@@ -38,19 +42,33 @@ pub(super) struct Args {
     /// Fill a topic of its own with so many events of finished orders, and read that
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=EVENTS_MAX), conflicts_with = "topic")]
     events: Option<u64>,
+    /// Which verb is measured
+    #[arg(long, value_enum, default_value = "rebuild")]
+    verb: Verb,
     /// Read this topic instead of the service's own, whole name
     #[arg(long, value_name = "NAME", hide = true)]
     topic: Option<String>,
+}
+
+/// What is done with the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Verb {
+    /// Told into read models, as by `replay rebuild` and `replay diff`
+    Rebuild,
+    /// Told into an empty database: event store, read models, offsets
+    Restore,
 }
 
 /// What was measured.
 #[derive(Debug, Serialize, Deserialize)]
 struct Report {
     service: String,
+    verb: Verb,
     topic: String,
     /// Events that were told.
     events: u64,
-    /// From the first record to tables with their indexes.
+    /// From the first record to tables with their indexes; with a restore, to a database that a service may start on.
     replay: Reading,
     /// Every record taken from librdkafka, and nothing done with it.
     bare_consumer: Reading,
@@ -136,13 +154,39 @@ async fn measured<M: Model>(model: M, args: &Args, target: &Target) -> Result<Re
     // First, so that both find the log in the broker's memory.
     let (bare, records) = bare(&kafka, &topic, &all).await?;
 
+    let (events, elapsed) = match args.verb {
+        Verb::Rebuild => rebuilt(model, args, target, &topic).await?,
+        Verb::Restore => {
+            let scratch = Scratch::create(&target.database_url(M::NAME)?).await?;
+            let measured = restored(model, target, &topic, &scratch.url).await;
+            scratch.drop().await?;
+            measured?
+        }
+    };
+    let replay = Reading::of(events, elapsed);
+    let bare = Reading::of(records, bare);
+    Ok(Report {
+        service: M::NAME.to_owned(),
+        verb: args.verb,
+        topic,
+        events,
+        ratio: (bare.events_per_second / replay.events_per_second * 100.0).round() / 100.0,
+        replay,
+        bare_consumer: bare,
+        peak_memory_bytes: peak_memory_bytes(),
+        streams_in_memory: STREAMS_OPEN_MAX,
+    })
+}
+
+/// Tells `topic` into tables beside the service's own: how many events, and how long it took.
+async fn rebuilt<M: Model>(model: M, args: &Args, target: &Target, topic: &str) -> Result<(u64, Duration)> {
     let codec = Arc::new(codec(target, M::NAME).await?);
     let watch = Arc::new(Watch::default());
     let plan = Plan {
         database_url: target.database_url(M::NAME)?,
         input: Input::Topic {
-            kafka,
-            topic: topic.clone(),
+            kafka: target.kafka_settings()?,
+            topic: topic.to_owned(),
         },
         from: From::Earliest,
         until: None,
@@ -158,18 +202,25 @@ async fn measured<M: Model>(model: M, args: &Args, target: &Target) -> Result<Re
     let started = Instant::now();
     let work = Rebuild::measure(Arc::new(model), codec, plan, watch.clone());
     let events = progress::shown(watch, work).await?;
-    let replay = Reading::of(events, started.elapsed());
-    let bare = Reading::of(records, bare);
-    Ok(Report {
-        service: M::NAME.to_owned(),
-        topic,
-        events,
-        ratio: (bare.events_per_second / replay.events_per_second * 100.0).round() / 100.0,
-        replay,
-        bare_consumer: bare,
-        peak_memory_bytes: peak_memory_bytes(),
-        streams_in_memory: STREAMS_OPEN_MAX,
-    })
+    Ok((events, started.elapsed()))
+}
+
+/// Restores the database at `url`, which is empty, from `topic`: how many events, and how long it took, migrations included.
+async fn restored<M: Model>(model: M, target: &Target, topic: &str, url: &str) -> Result<(u64, Duration)> {
+    let kafka = target.kafka_settings()?;
+    let started = Instant::now();
+    init::database(M::NAME, url).await?;
+    let source = restore::Source {
+        model: Arc::new(model),
+        codec: Arc::new(target.codec()?),
+        kafka: &kafka,
+        topic: topic.to_owned(),
+        database_url: url,
+    };
+    let (watch, stop) = (Arc::new(Watch::default()), CancellationToken::new());
+    let work = restore::restore(source, Options::default(), &stop, watch.clone());
+    let report = progress::shown(watch, work).await?;
+    Ok((report.events.unsigned_abs(), started.elapsed()))
 }
 
 impl Reading {
@@ -240,7 +291,11 @@ fn peak_memory_bytes() -> Option<u64> {
 
 fn print(report: &Report) {
     let mut table = output::Table::new(&["", ">events/s", ">time"]);
-    for (what, reading) in [("replay", &report.replay), ("bare consumer", &report.bare_consumer)] {
+    let verb = match report.verb {
+        Verb::Rebuild => "rebuild",
+        Verb::Restore => "restore",
+    };
+    for (what, reading) in [(verb, &report.replay), ("bare consumer", &report.bare_consumer)] {
         table.row([
             what.to_owned(),
             output::count(reading.events_per_second as u64),
