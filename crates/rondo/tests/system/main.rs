@@ -21,6 +21,7 @@ mod late_commit;
 mod offsets;
 mod outages;
 mod replay;
+mod replay_versions;
 mod restore;
 mod saga;
 mod schema;

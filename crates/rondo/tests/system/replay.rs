@@ -372,7 +372,7 @@ fn jiff_time(microseconds: i64) -> String {
 }
 
 /// What `replay rebuild` says of `service`, and its exit status.
-async fn rebuild(shop: &Shop, service: &str, options: &[&str]) -> (i32, Value) {
+pub(crate) async fn rebuild(shop: &Shop, service: &str, options: &[&str]) -> (i32, Value) {
     let mut arguments = vec!["replay", "rebuild", "--service", service, "--output", "json"];
     if options.contains(&"--accept-differences") && swapped_before(shop, service).await {
         let dropped = ["replay", "rebuild", "--service", service, "--drop-old"];

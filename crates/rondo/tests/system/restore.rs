@@ -13,7 +13,7 @@ use crate::shop::{Answer, PATIENCE, SERVICES, Shop, order_of};
 const KILLS: usize = 6;
 
 /// What must be the same afterwards: the events as they were, and what the service tells of them.
-async fn store_of(shop: &Shop, service: &str) -> Vec<String> {
+pub(crate) async fn store_of(shop: &Shop, service: &str) -> Vec<String> {
     let own = match service {
         "inventory" => {
             "SELECT s::text FROM stock s UNION ALL SELECT m::text FROM stock_movements m UNION ALL SELECT r::text FROM receipts r"
@@ -29,7 +29,7 @@ async fn store_of(shop: &Shop, service: &str) -> Vec<String> {
 
 /// Holds a service to what it was, and shows the first rows that are not.
 #[track_caller]
-fn assert_same(now: &[String], before: &[String]) {
+pub(crate) fn assert_same(now: &[String], before: &[String]) {
     let lacking: Vec<&String> = before.iter().filter(|row| !now.contains(row)).take(3).collect();
     let added: Vec<&String> = now.iter().filter(|row| !before.contains(row)).take(3).collect();
     assert!(
@@ -62,7 +62,7 @@ pub(crate) async fn shop_with_a_past() -> (Shop, BTreeMap<&'static str, usize>) 
 }
 
 /// Waits until all that `service` has committed is published.
-async fn until_published(shop: &Shop, service: &str) {
+pub(crate) async fn until_published(shop: &Shop, service: &str) {
     testkit::eventually(&format!("{service} has published all"), PATIENCE, async || {
         let behind = "SELECT count(*) FROM events WHERE position > (SELECT cursor FROM relay)";
         shop.number(service, behind).await == 0
@@ -71,7 +71,7 @@ async fn until_published(shop: &Shop, service: &str) {
 }
 
 /// Waits until Kafka shows nobody who reads for `service`, as a restore demands.
-async fn restore(shop: &Shop, service: &str) -> Answer {
+pub(crate) async fn restore(shop: &Shop, service: &str) -> Answer {
     testkit::eventually(&format!("{service} is restored"), PATIENCE, async || {
         let answer = shop.verb(&["replay", "restore", "--service", service]).await;
         if answer.status == 0 { Ok(answer) } else { Err(answer) }
