@@ -464,6 +464,26 @@ impl Codec {
         Ok((*id, written.into()))
     }
 
+    /// The event that `payload` was [encoded](Self::encode) from, as its readers find it: an older version may have no room for
+    /// all of it, and what is not in the log must not be in a state.
+    ///
+    /// # Errors
+    /// What the older version holds is not enough for this build.
+    pub fn as_written<E: EventSet>(&self, event: E, payload: &[u8]) -> Result<E, DecodeError> {
+        let name = event.event_type().name;
+        match self.pinned.get(name) {
+            Some(Pinned {
+                id,
+                schema,
+                older: Some(_),
+            }) => match E::read(name, split(payload)?.1, &schema.schema) {
+                Some(event) => Ok(event?),
+                None => Err(DecodeError::UnknownSchema(*id)),
+            },
+            _ => Ok(event),
+        }
+    }
+
     /// The writer's schema of `value` and its datum, asking the registry for an id seen for the first time.
     ///
     /// # Errors

@@ -404,13 +404,16 @@ impl<M: Model> Committer<M> {
         (item, ordinal): (usize, usize),
         now: Timestamp,
     ) -> Result<(), Failed> {
-        let (schema_id, payload) = self.codec.encode(&event).map_err(|error| {
-            Failed::Encoding(format!("{} does not fit its schema: {error}", event.event_type().name))
-        })?;
+        let event_type = event.event_type();
+        let unfit = |error: &dyn std::error::Error| {
+            Failed::Encoding(format!("{} does not fit its schema: {error}", event_type.name))
+        };
+        let (schema_id, payload) = self.codec.encode(&event).map_err(|error| unfit(&error))?;
+        let event = self.codec.as_written(event, &payload).map_err(|error| unfit(&error))?;
         if payload.len() > store::PAYLOAD_LENGTH_MAX {
             return Err(Failed::Encoding(format!(
                 "{} of {} bytes is longer than the {} that a topic takes",
-                event.event_type().name,
+                event_type.name,
                 payload.len(),
                 store::PAYLOAD_LENGTH_MAX
             )));
@@ -418,7 +421,7 @@ impl<M: Model> Committer<M> {
         stream.version += 1;
         let envelope = Envelope {
             id: derived_id(M::NAME, cause.id, ordinal),
-            event_type: event.event_type().name.into(),
+            event_type: event_type.name.into(),
             source: M::NAME.into(),
             subject: stream_id.key().into(),
             occurred_at: now,
