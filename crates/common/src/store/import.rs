@@ -9,13 +9,12 @@ use tokio_postgres::Error;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+use super::COLUMNS;
 use crate::event::{Recorded, StreamId};
 use crate::pg::copy::Rows;
 
 /// Ten million rows are a few runs of a sort with so much; Postgres divides it among those who sort side by side.
 pub(crate) const BUILD: &str = "SET maintenance_work_mem = '256MB'";
-const COPY: &str = "COPY events (position, id, stream_id, version, type, schema_id, payload, correlation_id, causation_id, \
-                    traceparent, occurred_at) FROM STDIN BINARY";
 /// The table's constraints, by the names that the first migration gave them.
 const CONSTRAINTS: [(&str, &str); 3] = [
     ("events_pkey", "PRIMARY KEY (position)"),
@@ -76,7 +75,7 @@ pub async fn empty(tx: &Transaction<'_>) -> Result<(), Error> {
     drop_constraints(tx).await
 }
 
-/// Adds `event`, with the position that it has, to `rows` that [`copy`] will send.
+/// Adds `event`, with the position that it has and in the order of `COLUMNS`, to `rows` that [`copy`] will send.
 pub fn add(rows: &mut Rows, event: &Recorded) {
     let envelope = &event.envelope;
     rows.row(11)
@@ -98,7 +97,8 @@ pub fn add(rows: &mut Rows, event: &Recorded) {
 /// # Errors
 /// The database's.
 pub async fn copy(tx: &Transaction<'_>, rows: Rows) -> Result<(), Error> {
-    rows.copy(tx, COPY).await
+    rows.copy(tx, &format!("COPY events ({COLUMNS}) FROM STDIN BINARY"))
+        .await
 }
 
 /// Position and id of every row, in no order.
