@@ -13,8 +13,8 @@
 //! - A record whose key and value reach 5 MiB is accepted and then never delivered: see [`RECORD_BYTES_MAX`].
 //! - A fetch from beyond the end of the log is answered with nothing instead of `OffsetOutOfRange`, and looks like silence:
 //!   compare positions with the watermarks.
-//! - A member of a group that dies without leaving keeps its partitions for as long as the broker lives: others wait in
-//!   vain. A start forgets all members.
+//! - A member of a group that dies beside others may keep its partitions for as long as the broker lives; one that was alone
+//!   keeps them until its session is over. A start forgets all members.
 //! - It does not describe groups: listing them fails with a broken connection.
 //! - It acknowledges before the disk does: acknowledged records survive this process's death, not the machine's.
 //! - It has no transactions, and keeps every record for ever: nothing is deleted by age, nothing compacted.

@@ -13,6 +13,14 @@ use rdkafka::{Offset, TopicPartitionList};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use tansu_sans_io::join_group_request::JoinGroupRequestProtocol;
+use tansu_sans_io::sync_group_request::SyncGroupRequestAssignment;
+use tansu_sans_io::{
+    ApiKey as _, Body, Frame, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse,
+    SyncGroupRequest, SyncGroupResponse,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const TOPIC: &str = "things";
@@ -175,6 +183,36 @@ async fn members_that_were_lost_with_the_broker_are_not_waited_for() {
 }
 
 #[tokio::test]
+async fn a_member_that_leaves_before_the_group_has_formed_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    create_topic(&broker, &[]).await;
+    let mut gone = BareMember::join(&broker, "sharers", PATIENCE * 2).await;
+    gone.leave().await;
+
+    let next = consumer(&broker, "sharers", &[]);
+    next.subscribe(&[TOPIC]).unwrap();
+    poll_until(&[&next], || assigned(&next) == PARTITIONS as usize);
+    drop(next);
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_member_that_dies_without_leaving_loses_its_partitions_when_its_session_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    create_topic(&broker, &[]).await;
+    let mut dead = BareMember::join(&broker, "sharers", Duration::from_secs(2)).await;
+    dead.take_everything().await;
+
+    let next = consumer(&broker, "sharers", &[("heartbeat.interval.ms", "200")]);
+    next.subscribe(&[TOPIC]).unwrap();
+    poll_until(&[&next], || assigned(&next) == PARTITIONS as usize);
+    drop((dead, next));
+    broker.stop().await;
+}
+
+#[tokio::test]
 async fn a_broker_that_a_request_has_broken_is_told_of() {
     let dir = tempfile::tempdir().unwrap();
     let broker = start(dir.path()).await;
@@ -220,6 +258,98 @@ async fn a_directory_or_port_in_use_is_refused() {
     broker.stop().await;
     drop(broker);
     start(dir.path()).await.stop().await;
+}
+
+/// A member of a group that says what a test wants, and when: the first of its group, which therefore leads it.
+struct BareMember {
+    stream: TcpStream,
+    group: String,
+    id: String,
+    generation: i32,
+}
+
+impl BareMember {
+    /// What librdkafka calls the assignor that it prefers.
+    const PROTOCOL: &str = "range";
+
+    async fn join(broker: &Broker, group: &str, session: Duration) -> Self {
+        let stream = TcpStream::connect(broker.address()).await.unwrap();
+        let mut member = Self {
+            stream,
+            group: group.to_owned(),
+            id: String::new(),
+            generation: -1,
+        };
+        // The first answer is an id to come back with.
+        for _ in 0..2 {
+            let protocol = JoinGroupRequestProtocol::default()
+                .name(Self::PROTOCOL.to_owned())
+                .metadata(subscription().into());
+            let session_ms = i32::try_from(session.as_millis()).unwrap();
+            let request = JoinGroupRequest::default()
+                .group_id(member.group.clone())
+                .session_timeout_ms(session_ms)
+                .rebalance_timeout_ms(Some(session_ms))
+                .member_id(member.id.clone())
+                .protocol_type("consumer".to_owned())
+                .protocols(Some(vec![protocol]));
+            let answer = member.ask(JoinGroupRequest::KEY, 5, request.into()).await;
+            let answer = JoinGroupResponse::try_from(answer).unwrap();
+            (member.id, member.generation) = (answer.member_id, answer.generation_id);
+        }
+        assert!(member.generation >= 0, "the group takes it");
+        member
+    }
+
+    /// Ends the forming of the group, in which it is alone.
+    async fn take_everything(&mut self) {
+        let assignment = SyncGroupRequestAssignment::default()
+            .member_id(self.id.clone())
+            .assignment(subscription().into());
+        let request = SyncGroupRequest::default()
+            .group_id(self.group.clone())
+            .generation_id(self.generation)
+            .member_id(self.id.clone())
+            .assignments(Some(vec![assignment]));
+        let answer = self.ask(SyncGroupRequest::KEY, 3, request.into()).await;
+        assert_eq!(SyncGroupResponse::try_from(answer).unwrap().error_code, 0);
+    }
+
+    async fn leave(&mut self) {
+        let request = LeaveGroupRequest::default()
+            .group_id(self.group.clone())
+            .member_id(Some(self.id.clone()));
+        let answer = self.ask(LeaveGroupRequest::KEY, 1, request.into()).await;
+        assert_eq!(LeaveGroupResponse::try_from(answer).unwrap().error_code, 0);
+    }
+
+    async fn ask(&mut self, api_key: i16, api_version: i16, body: Body) -> Body {
+        let header = tansu_sans_io::Header::Request {
+            api_key,
+            api_version,
+            correlation_id: 0,
+            client_id: Some("bare".to_owned()),
+        };
+        self.stream
+            .write_all(&Frame::request(header, body).unwrap())
+            .await
+            .unwrap();
+        let size = self.stream.read_i32().await.unwrap();
+        let mut answer = size.to_be_bytes().to_vec();
+        answer.resize(answer.len() + usize::try_from(size).unwrap(), 0);
+        self.stream.read_exact(&mut answer[4..]).await.unwrap();
+        Frame::response_from_bytes(&answer[..], api_key, api_version)
+            .unwrap()
+            .body
+    }
+}
+
+/// What a consumer says of itself: version 0, one topic, no data of its own.
+fn subscription() -> Vec<u8> {
+    let mut bytes = vec![0, 0, 0, 0, 0, 1, 0, TOPIC.len() as u8];
+    bytes.extend_from_slice(TOPIC.as_bytes());
+    bytes.extend_from_slice(&(-1_i32).to_be_bytes());
+    bytes
 }
 
 async fn start(dir: &Path) -> Broker {

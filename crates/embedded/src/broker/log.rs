@@ -1,4 +1,4 @@
-//! What is done to the log before it is served: three things that Tansu leaves undone.
+//! What is done to the log before it is served: what Tansu leaves undone.
 
 use std::error;
 use std::path::Path;
@@ -22,13 +22,25 @@ const INDEX: &str = "CREATE INDEX IF NOT EXISTS header_of_record ON header (topi
 /// rest of their session at best. None of them is connected to a broker that is only starting; whoever lives joins again.
 const FORGET_MEMBERS: &str = "DELETE FROM consumer_group_detail";
 
+/// Tansu lets a member that leaves a group which is still forming go on leading it: whoever joins later waits for its plan
+/// for ever. Nobody leads such a group once it is written down; the other tag makes Tansu read it again before it goes on.
+const FREE_ABANDONED_GROUPS: &str = "
+    CREATE TRIGGER IF NOT EXISTS free_abandoned_group AFTER UPDATE OF detail ON consumer_group_detail
+    WHEN json_extract(NEW.detail, '$.state.Forming.leader') NOT IN (SELECT key FROM json_each(NEW.detail, '$.members'))
+    BEGIN
+        UPDATE consumer_group_detail
+        SET detail = json_set(NEW.detail, '$.state.Forming.leader', NULL),
+            e_tag = '00000000-0000-0000-0000-000000000001'
+        WHERE id = NEW.id;
+    END";
+
 /// Prepares the log at `file`, which Tansu knows as `storage`.
 pub(super) async fn prepare(storage: &Url, file: &Path) -> Result<(), Error> {
     keep_endless_topics(storage).await?;
     let log = libsql::Builder::new_local(file).build().await.map_err(unusable)?;
     let connection = log.connect().map_err(unusable)?;
     connection.busy_timeout(LOCK_PATIENCE).map_err(unusable)?;
-    for statement in [INDEX, FORGET_MEMBERS] {
+    for statement in [INDEX, FORGET_MEMBERS, FREE_ABANDONED_GROUPS] {
         connection.execute(statement, ()).await.map_err(unusable)?;
     }
     Ok(())
