@@ -19,7 +19,6 @@ use rondo::{init, serve};
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Event-sourced order sagas on Kafka and Postgres.
 /// The variables that name a deployment; docs/configuration.md has all of them.
 const ENVIRONMENT: &str = "\
 Environment:
@@ -37,6 +36,7 @@ Environment:
 
 All of them, with ranges: docs/configuration.md";
 
+/// Event-sourced order sagas on Kafka and Postgres.
 #[derive(Parser)]
 #[command(version, max_term_width = 110, after_long_help = ENVIRONMENT)]
 struct Arguments {

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{Committed, Settled};
+use super::pace::Pace;
 use super::{BATCH_ITEMS_MAX, COMMAND_WAIT_MAX, COMMANDS_QUEUED_MAX, Committer, GaveUp, Item, Origin};
 use crate::event::{Cause, Recorded, StreamId};
 use crate::model::Model;
@@ -115,6 +116,7 @@ impl<M: Model> Committer<M> {
         let committer = self.clone();
         let serve = async move {
             let mut batch = Vec::new();
+            let mut pace = Pace::new();
             loop {
                 tokio::select! {
                     biased;
@@ -125,7 +127,10 @@ impl<M: Model> Committer<M> {
                         continue;
                     }
                 }
+                pace.fill(&mut batch, &mut waiting, BATCH_ITEMS_MAX).await;
+                let (began, asks) = (Instant::now(), batch.len());
                 committer.commit_asks(std::mem::take(&mut batch), &shutdown).await;
+                pace.committed(asks, began);
             }
         };
         (Commands { queue }, serve)

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::batch::Settled;
 use super::commands::Expect;
+use super::pace::Pace;
 use super::versions::{Arrival, Gap};
 use super::{BATCH_ITEMS_MAX, Committer, GaveUp, IDLE_OFFSETS_WAIT, Item, Origin, ParkedHead, RECONNECT_WAIT};
 use crate::breaker::Standing;
@@ -35,6 +36,7 @@ impl<M: Model> Committer<M> {
         let mut idle_since = Instant::now();
         // Taken when the breaker opened, and to be handled before all that comes after them.
         let mut held: VecDeque<Item<M>> = VecDeque::new();
+        let mut pace = Pace::new();
         loop {
             let room = match self.breaker.standing() {
                 Standing::Closed => BATCH_ITEMS_MAX,
@@ -52,6 +54,9 @@ impl<M: Model> Committer<M> {
                 () = std::future::ready(()), if !held.is_empty() => {}
                 received = records.recv_many(&mut batch, room) => if received == 0 { return },
                 () = tokio::time::sleep_until(idle_since + IDLE_OFFSETS_WAIT), if !idle.is_empty() => {}
+            }
+            if held.is_empty() {
+                pace.fill(&mut batch, &mut records, room).await;
             }
             if self.claims.changes() != claims_seen {
                 // What another copy did meanwhile is not in the cache.
@@ -79,9 +84,11 @@ impl<M: Model> Committer<M> {
                 let room = self.breaker.room(items.iter().map(dies));
                 held = items.drain(room..).chain(held).collect();
             }
+            let (began, with_work) = (Instant::now(), items.iter().filter(|item| !item.is_idle()).count());
             self.claims.begin();
             let left = self.commit_records(items, &shutdown).await;
             self.claims.end();
+            pace.committed(with_work, began);
             let Some(left) = left else { return };
             held = left.into_iter().chain(held).collect();
         }
