@@ -144,9 +144,7 @@ async fn members_of_a_group_share_its_partitions_as_they_come_and_go() {
         ("partition.assignment.strategy", "cooperative-sticky"),
         ("auto.offset.reset", "earliest"),
     ];
-    let first = consumer(&broker, "shared", &cooperative);
-    first.subscribe(&[TOPIC]).unwrap();
-    poll_until(&[&first], || assigned(&first) == PARTITIONS as usize);
+    let first = only_reader(&broker, "shared", &cooperative);
     let second = consumer(&broker, "shared", &cooperative);
     second.subscribe(&[TOPIC]).unwrap();
     poll_until(&[&first, &second], || assigned(&first) == 2 && assigned(&second) == 2);
@@ -161,12 +159,7 @@ async fn members_that_were_lost_with_the_broker_are_not_waited_for() {
     // A lost member would be waited for until its session is over.
     let session = Duration::from_secs(25);
     let session_ms = session.as_millis().to_string();
-    let joined = |broker: &Broker| {
-        let consumer = consumer(broker, "sharers", &[("session.timeout.ms", &session_ms)]);
-        consumer.subscribe(&[TOPIC]).unwrap();
-        poll_until(&[&consumer], || assigned(&consumer) == PARTITIONS as usize);
-        consumer
-    };
+    let joined = |broker: &Broker| only_reader(broker, "sharers", &[("session.timeout.ms", &session_ms)]);
     let dir = tempfile::tempdir().unwrap();
     let broker = start(dir.path()).await;
     create_topic(&broker, &[]).await;
@@ -190,10 +183,7 @@ async fn a_member_that_leaves_before_the_group_has_formed_is_not_waited_for() {
     let mut gone = BareMember::join(&broker, "sharers", PATIENCE * 2).await;
     gone.leave().await;
 
-    let next = consumer(&broker, "sharers", &[]);
-    next.subscribe(&[TOPIC]).unwrap();
-    poll_until(&[&next], || assigned(&next) == PARTITIONS as usize);
-    drop(next);
+    drop(only_reader(&broker, "sharers", &[]));
     broker.stop().await;
 }
 
@@ -205,9 +195,7 @@ async fn a_member_that_dies_without_leaving_loses_its_partitions_when_its_sessio
     let mut dead = BareMember::join(&broker, "sharers", Duration::from_secs(2)).await;
     dead.take_everything().await;
 
-    let next = consumer(&broker, "sharers", &[("heartbeat.interval.ms", "200")]);
-    next.subscribe(&[TOPIC]).unwrap();
-    poll_until(&[&next], || assigned(&next) == PARTITIONS as usize);
+    let next = only_reader(&broker, "sharers", &[("heartbeat.interval.ms", "200")]);
     drop((dead, next));
     broker.stop().await;
 }
@@ -303,9 +291,10 @@ impl BareMember {
 
     /// Ends the forming of the group, in which it is alone.
     async fn take_everything(&mut self) {
+        // What it is given is between the group's members; the broker only keeps it.
         let assignment = SyncGroupRequestAssignment::default()
             .member_id(self.id.clone())
-            .assignment(subscription().into());
+            .assignment(b"everything".to_vec().into());
         let request = SyncGroupRequest::default()
             .group_id(self.group.clone())
             .generation_id(self.generation)
@@ -389,6 +378,14 @@ fn consumer(broker: &Broker, group: &str, more: &[(&str, &str)]) -> BaseConsumer
         config.set(*name, *value);
     }
     config.create().unwrap()
+}
+
+/// A member of the group to which all partitions have come.
+fn only_reader(broker: &Broker, group: &str, more: &[(&str, &str)]) -> BaseConsumer {
+    let consumer = consumer(broker, group, more);
+    consumer.subscribe(&[TOPIC]).unwrap();
+    poll_until(&[&consumer], || assigned(&consumer) == PARTITIONS as usize);
+    consumer
 }
 
 async fn send(producer: &FutureProducer, key: &str, payload: &[u8], timestamp_ms: Option<i64>) {

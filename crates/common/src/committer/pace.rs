@@ -2,7 +2,7 @@
 //!
 //! A transaction costs a few milliseconds of all processors together, in the services, Postgres and Kafka, whatever is in it.
 //! Where there is much to do, a loop that begins at once finds little more than what came during its last commit; after the
-//! pause it finds twice that, and half the transactions do the same work. Their length follows the load, and so does the pause.
+//! pause it finds more, and fewer transactions do the same work. Their length follows the load, and so does the pause.
 
 use std::time::Duration;
 
