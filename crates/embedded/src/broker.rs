@@ -19,25 +19,30 @@
 //! - It acknowledges before the disk does: acknowledged records survive this process's death, not the machine's.
 //! - It has no transactions, and keeps every record for ever: nothing is deleted by age, nothing compacted.
 
+mod batches;
 mod liveness;
 mod log;
 
+use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
-use tansu_broker::broker::Broker as Tansu;
+
+use rama_core::{Context, Service};
 use tansu_broker::coordinator::group::administrator::Controller;
-use tansu_storage::StorageContainer;
+use tansu_broker::service::services;
 use tempfile::TempDir;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use url::Url;
-use uuid::Uuid;
+
+use self::batches::BatchLog;
 
 /// The largest sum of a record's key and value that this broker delivers to a consumer: it never fills a fetch to its
 /// bound of 5 MiB, not even with a single record.
@@ -46,9 +51,10 @@ pub const RECORD_BYTES_MAX: usize = 5 * 1024 * 1024 - 1;
 /// The log's file in the data directory.
 const LOG_FILE: &str = "log.db";
 
-/// What consumers of this broker set, as librdkafka names it. Kafka answers a fetch as soon as there is a record, so
-/// there a short wait would only make idle consumers ask a hundred times a second.
-pub const CLIENT_PROPERTIES: [(&str, &str); 1] = [("fetch.wait.max.ms", "10")];
+/// What consumers of this broker set, as librdkafka names it. A lone order waits for it at each step, and a question that
+/// finds nothing new costs next to nothing here. Kafka answers a fetch as soon as there is a record, so there so short a wait
+/// would only make idle consumers ask hundreds of times a second.
+pub const CLIENT_PROPERTIES: [(&str, &str); 1] = [("fetch.wait.max.ms", "2")];
 
 /// Names the log to Tansu, which keeps several clusters apart in one file; renaming it would hide all data.
 const CLUSTER_ID: &str = "embedded";
@@ -71,6 +77,9 @@ const START_ATTEMPTS_MAX: usize = 5;
 
 /// How long to wait before the next try.
 const START_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long to wait after a connection that the system refused.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Patience with requests under way at a stop.
 const STOP_SECS_MAX: u64 = 5;
@@ -260,21 +269,9 @@ impl Drop for Broker {
 
 /// Serves until the runtime ends or something breaks, which `tell` then hears.
 async fn serve(storage: Url, port: u16, tell: watch::Sender<Option<String>>) {
-    let listener = Url::parse(&format!("tcp://127.0.0.1:{port}")).expect("a loopback address makes a URL");
-    let built = Tansu::<Controller<StorageContainer>, StorageContainer>::builder()
-        .node_id(NODE_ID)
-        .cluster_id(CLUSTER_ID)
-        .incarnation_id(Uuid::now_v7())
-        .advertised_listener(listener.clone())
-        .listener(listener)
-        .storage(storage)
-        .silent(true)
-        .build()
-        .await;
-    let serving = async { built?.serve(Instant::now()).await };
     let reason = tokio::select! {
-        outcome = serving => match outcome {
-            Ok(()) => "the broker ended".to_owned(),
+        outcome = accept(storage, port) => match outcome {
+            Ok(never) => match never {},
             Err(error) => format!("the broker ended: {error:?}"),
         },
         reason = liveness::lost(SocketAddr::from((Ipv4Addr::LOCALHOST, port))) => reason,
@@ -283,15 +280,44 @@ async fn serve(storage: Url, port: u16, tell: watch::Sender<Option<String>>) {
     let _ = tell.send(Some(reason));
 }
 
+/// Serves each connection in a task of its own.
+async fn accept(storage: Url, port: u16) -> Result<Infallible, tansu_broker::Error> {
+    // A port that answers is taken for a broker that has started.
+    let log = BatchLog::new(log::open(storage, port).await?);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+    let groups = Controller::with_storage(log.clone())?;
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    stream.set_nodelay(true)?;
+                    let service = services(CLUSTER_ID, groups.clone(), log.clone(), None)?;
+                    connections.spawn(async move {
+                        if let Err(error) = service.serve(Context::default(), stream).await {
+                            tracing::debug!(?error, "a connection ended");
+                        }
+                    });
+                }
+                // Such as too many open files: some of them may be closed in a moment.
+                Err(error) => {
+                    tracing::warn!(%error, "the broker could not accept a connection");
+                    sleep(ACCEPT_AGAIN).await;
+                }
+            },
+        }
+    }
+}
+
 /// Tansu's URL for the log in `data_dir`, and a symbolic link on the way there if needed.
 ///
 /// Tansu takes the path from the URL as it stands, percent signs included, so a directory with a space in its name is
-/// reached through a link that has none. The interval puts off Tansu's clean-up, which deletes by age, for good; the one
-/// at each start is [`log::prepare`]'s concern.
+/// reached through a link that has none.
 fn storage_url(data_dir: &Path) -> io::Result<(Url, Option<TempDir>)> {
     let plain = |dir: &Path| {
         let path = dir.join(LOG_FILE);
-        let url = Url::parse(&format!("sqlite:///{}?maintenance_interval=365days", path.to_str()?)).ok()?;
+        let url = Url::parse(&format!("sqlite:///{}", path.to_str()?)).ok()?;
         (url.path().strip_prefix('/') == path.to_str()).then_some(url)
     };
     if let Some(url) = plain(data_dir) {

@@ -136,6 +136,45 @@ async fn records_up_to_the_bound_come_back_whole() {
 }
 
 #[tokio::test]
+async fn a_compressed_batch_is_read_from_its_middle_after_a_restart() {
+    const COUNT: i64 = 60;
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path()).await;
+    create_topic(&broker, &[]).await;
+    let producer: FutureProducer = config(&broker)
+        .set("compression.codec", "gzip")
+        .set("linger.ms", "100")
+        .create()
+        .unwrap();
+    let all = (0..COUNT).map(async |n| send(&producer, "one key", n.to_string().as_bytes(), None).await);
+    futures_util::future::join_all(all).await;
+    drop(producer);
+    broker.stop().await;
+    drop(broker);
+
+    let broker = start(dir.path()).await;
+    let consumer = consumer(&broker, "readers", &[]);
+    consumer.assign(&everywhere(Offset::Beginning)).unwrap();
+    let partition = read(&consumer, 1)[0].partition();
+    for from in [COUNT / 2, COUNT - 1, 1] {
+        let mut middle = TopicPartitionList::new();
+        middle
+            .add_partition_offset(TOPIC, partition, Offset::Offset(from))
+            .unwrap();
+        consumer.assign(&middle).unwrap();
+        let records = read(&consumer, usize::try_from(COUNT - from).unwrap());
+        let told: Vec<_> = records.iter().map(|record| (record.offset(), text(record))).collect();
+        assert_eq!(told, (from..COUNT).map(|n| (n, n.to_string())).collect::<Vec<_>>());
+        assert!(records.iter().all(|record| record.headers().unwrap().count() == 1));
+    }
+    assert_eq!(
+        consumer.fetch_watermarks(TOPIC, partition, PATIENCE).unwrap(),
+        (0, COUNT)
+    );
+    broker.stop().await;
+}
+
+#[tokio::test]
 async fn members_of_a_group_share_its_partitions_as_they_come_and_go() {
     let dir = tempfile::tempdir().unwrap();
     let broker = start(dir.path()).await;
@@ -223,6 +262,17 @@ async fn a_broker_that_a_request_has_broken_is_told_of() {
     consumer.assign(&everywhere(Offset::Beginning)).unwrap();
     assert_eq!(text(&read(&consumer, 1)[0]), "kept");
     broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_has_started_answers_at_once() {
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let broker = start(dir.path()).await;
+        let admin: AdminClient<DefaultClientContext> = config(&broker).create().unwrap();
+        admin.inner().fetch_metadata(None, PATIENCE).unwrap();
+        broker.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -1,13 +1,12 @@
-//! What is done to the log before it is served: what Tansu leaves undone.
+//! Opening the log, and what is done to it before it is served: what Tansu leaves undone.
 
 use std::error;
 use std::path::Path;
 use std::time::Duration;
 
-use tansu_sans_io::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
-use tansu_sans_io::{ConfigResource, OpType};
-use tansu_storage::{Storage, StorageContainer};
+use tansu_storage::{BrokerRegistrationRequest, Storage, StorageContainer};
 use url::Url;
+use uuid::Uuid;
 
 use super::{CLUSTER_ID, Error, NODE_ID};
 
@@ -34,53 +33,36 @@ const FREE_ABANDONED_GROUPS: &str = "
         WHERE id = NEW.id;
     END";
 
+/// The log at `storage`, as the broker that listens on `port` of loopback has it.
+pub(super) async fn open(storage: Url, port: u16) -> tansu_storage::Result<StorageContainer> {
+    let listener = Url::parse(&format!("tcp://127.0.0.1:{port}")).expect("a loopback address makes a URL");
+    let rows = StorageContainer::builder()
+        .cluster_id(CLUSTER_ID)
+        .node_id(NODE_ID)
+        .advertised_listener(listener)
+        .storage(storage)
+        .silent(true)
+        .build()
+        .await?;
+    let registration = BrokerRegistrationRequest {
+        broker_id: NODE_ID,
+        cluster_id: CLUSTER_ID.to_owned(),
+        incarnation_id: Uuid::now_v7(),
+        rack: None,
+    };
+    rows.register_broker(registration).await?;
+    Ok(rows)
+}
+
 /// Prepares the log at `file`, which Tansu knows as `storage`.
 pub(super) async fn prepare(storage: &Url, file: &Path) -> Result<(), Error> {
-    keep_endless_topics(storage).await?;
+    // That makes its tables.
+    open(storage.clone(), 0).await.map_err(unusable)?;
     let log = libsql::Builder::new_local(file).build().await.map_err(unusable)?;
     let connection = log.connect().map_err(unusable)?;
     connection.busy_timeout(LOCK_PATIENCE).map_err(unusable)?;
     for statement in [INDEX, FORGET_MEMBERS, FREE_ABANDONED_GROUPS] {
         connection.execute(statement, ()).await.map_err(unusable)?;
-    }
-    Ok(())
-}
-
-/// Takes `cleanup.policy` from each topic whose `retention.ms` is negative.
-///
-/// To Kafka the two together mean "keep for ever"; Tansu compares a record's age with -1 and deletes all of it at the next
-/// start. Without a policy it deletes nothing.
-async fn keep_endless_topics(storage: &Url) -> Result<(), Error> {
-    let log = StorageContainer::builder()
-        .cluster_id(CLUSTER_ID)
-        .node_id(NODE_ID)
-        .advertised_listener(Url::parse("tcp://127.0.0.1:0").expect("a loopback address makes a URL"))
-        .storage(storage.clone())
-        .build()
-        .await
-        .map_err(unusable)?;
-    let topics = log.metadata(None).await.map_err(unusable)?;
-    for topic in topics.topics().iter().filter_map(|topic| topic.name.as_deref()) {
-        let described = log
-            .describe_config(topic, ConfigResource::Topic, None)
-            .await
-            .map_err(unusable)?;
-        let configs = described.configs.unwrap_or_default();
-        let is = |name: &str, holds: fn(&str) -> bool| {
-            configs
-                .iter()
-                .any(|config| config.name == name && config.value.as_deref().is_some_and(holds))
-        };
-        if is("retention.ms", |value| value.starts_with('-')) && is("cleanup.policy", |_| true) {
-            let policy = AlterableConfig::default()
-                .name("cleanup.policy".into())
-                .config_operation(OpType::Delete.into());
-            let change = AlterConfigsResource::default()
-                .resource_type(ConfigResource::Topic.into())
-                .resource_name(topic.into())
-                .configs(Some(vec![policy]));
-            log.incremental_alter_resource(change).await.map_err(unusable)?;
-        }
     }
     Ok(())
 }
