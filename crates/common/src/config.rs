@@ -181,7 +181,7 @@ impl Config {
     pub fn read(environment: &Environment, service: &str, port: u16) -> Result<Self, Error> {
         Ok(Self {
             database_url: database_url(environment, service)?,
-            database_connections: environment.number("RONDO_DATABASE_CONNECTIONS", 8, 2..=200)?,
+            database_connections: environment.number("RONDO_DATABASE_CONNECTIONS", 8, 3..=200)?,
             kafka: kafka(environment)?,
             registry: registry(environment)?,
             http: HttpConfig::read(environment, port)?,

@@ -9,7 +9,9 @@ use std::error::Error as _;
 use std::io;
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime};
+use deadpool_postgres::{
+    ClientWrapper, Hook, HookError, Manager, ManagerConfig, Pool, PoolBuilder, PoolError, RecyclingMethod, Runtime,
+};
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Config};
@@ -74,6 +76,27 @@ pub enum Error {
 /// # Errors
 /// [`Error::Url`] and [`Error::Tls`]; whether the server answers is found out later.
 pub fn pool(url: &str, size: usize) -> Result<Pool, Error> {
+    let pool = builder(url, size)?.build();
+    Ok(pool.expect("a runtime is given with the timeouts"))
+}
+
+/// A [`pool`] for statements that find what they want by its key, however many values they are given: each is planned once.
+/// Left to itself Postgres plans them for each short list of values anew, which takes longer than the statement.
+///
+/// # Errors
+/// As [`pool`].
+pub fn planned_once(url: &str, size: usize) -> Result<Pool, Error> {
+    let set = Hook::async_fn(|client: &mut ClientWrapper, _| {
+        Box::pin(async move {
+            let done = client.batch_execute("SET plan_cache_mode = force_generic_plan").await;
+            done.map_err(HookError::Backend)
+        })
+    });
+    let pool = builder(url, size)?.post_create(set).build();
+    Ok(pool.expect("a runtime is given with the timeouts"))
+}
+
+fn builder(url: &str, size: usize) -> Result<PoolBuilder, Error> {
     let (config, tls) = parse(url)?;
     let manager_config = ManagerConfig {
         // A dead connection fails its first statement, which every caller handles anyway; a round trip at each checkout
@@ -85,9 +108,7 @@ pub fn pool(url: &str, size: usize) -> Result<Pool, Error> {
         .runtime(Runtime::Tokio1)
         .wait_timeout(Some(WAIT_TIMEOUT))
         .create_timeout(Some(CREATE_TIMEOUT))
-        .recycle_timeout(Some(RECYCLE_TIMEOUT))
-        .build()
-        .expect("a runtime is given with the timeouts"))
+        .recycle_timeout(Some(RECYCLE_TIMEOUT)))
 }
 
 /// A [`pool`] whose first connection has been made, so that a wrong URL or password is found at start.

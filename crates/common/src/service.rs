@@ -28,6 +28,9 @@ use crate::readable::{self, Candidate, Unreadable};
 use crate::replay::restore;
 use crate::{breaker, campaigns, consumer, deadlines, inbox, kafka, pg, relay, store};
 
+/// The most connections that only commit batches: of records, of commands, of parked records, of campaigns.
+const BATCH_CONNECTIONS_MAX: usize = 4;
+
 /// The migrations of the runtime's own tables; they come before a service's own.
 pub const MIGRATIONS: &[Migration] = &[
     Migration {
@@ -67,7 +70,7 @@ pub const MIGRATIONS: &[Migration] = &[
 pub struct Settings {
     /// The service's own database.
     pub database_url: String,
-    /// Connections to it.
+    /// Connections to it, three at least.
     pub pool_size: usize,
     /// The brokers.
     pub kafka: kafka::Settings,
@@ -210,9 +213,11 @@ pub async fn start<M: Model>(
 ) -> Result<Running<M>, Error> {
     let service = M::NAME;
     let database = |source: Box<dyn std::error::Error + Send + Sync>| Error::Database { service, source };
-    let pool = pg::connect(&settings.database_url, settings.pool_size)
+    let for_batches = (settings.pool_size / 2).clamp(1, BATCH_CONNECTIONS_MAX);
+    let pool = pg::connect(&settings.database_url, settings.pool_size.saturating_sub(for_batches))
         .await
         .map_err(|error| database(error.into()))?;
+    let batches = pg::planned_once(&settings.database_url, for_batches).map_err(|error| database(error.into()))?;
     {
         let client = pool.get().await.map_err(|error| database(error.into()))?;
         inbox::ensure_partitions(&client, Timestamp::now())
@@ -271,7 +276,7 @@ pub async fn start<M: Model>(
     let committer = Committer::new(
         model,
         codec.clone(),
-        pool.clone(),
+        batches,
         relay.clone(),
         claims.clone(),
         Patience {

@@ -52,6 +52,25 @@ async fn each_failure_of_a_server_is_told_apart() {
 }
 
 #[tokio::test]
+async fn a_statement_for_batches_is_planned_once_for_all_values() {
+    let database = database().await;
+    let plans = async |pool: Result<deadpool_postgres::Pool, pg::Error>| {
+        let client = pool.unwrap().get().await.unwrap();
+        for _ in 0..3 {
+            let statement = client
+                .prepare_cached("SELECT weight FROM parcels WHERE id = ANY($1)")
+                .await;
+            client.query(&statement.unwrap(), &[&vec![1, 2]]).await.unwrap();
+        }
+        let counts = "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE '%ANY($1)'";
+        let row = client.query_one(counts, &[]).await.unwrap();
+        (row.get::<_, i64>(0), row.get::<_, i64>(1))
+    };
+    assert_eq!(plans(pg::planned_once(database.url(), 1)).await, (3, 0));
+    assert_eq!(plans(pg::pool(database.url(), 1)).await, (0, 3));
+}
+
+#[tokio::test]
 async fn the_loser_of_a_deadlock_has_a_conflict() {
     let database = database().await;
     let (first, second) = (database.client().await, database.client().await);
