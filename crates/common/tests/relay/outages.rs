@@ -17,6 +17,9 @@ async fn mock_world() -> (Cluster, World) {
     let cluster = MockCluster::new(3).unwrap();
     let mut world = World::on(cluster.bootstrap_servers()).await;
     world.settings.topic = "counter.events".to_owned();
+    // It takes what follows a record that it refused, which Kafka knows by its sequence number and refuses too.
+    let one_at_a_time = ("max.in.flight.requests.per.connection".to_owned(), "1".to_owned());
+    world.settings.kafka.properties.extend([one_at_a_time]);
     cluster.create_topic(&world.settings.topic, 3, 3).unwrap();
     (cluster, world)
 }
