@@ -8,14 +8,14 @@ use rdkafka::Message as _;
 
 use crate::world::{PATIENCE, World, append, envelope_of};
 
-/// Waits until the relay has looked at who writes, after `since`: until it has met the gap.
+/// Waits until the relay has looked at who writes, after `since`, and has seen the answer: until it has met the gap.
 async fn relay_looked_at_locks(world: &World, since: Timestamp) {
     testkit::eventually("the relay looks at the locks", PATIENCE, async || {
         let client = world.pool.get().await.unwrap();
         let row = client
             .query_one(
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
-                 AND query LIKE 'SELECT virtualtransaction%' AND query_start > $1",
+                 AND query LIKE 'SELECT virtualtransaction%' AND query_start > $1 AND state <> 'active'",
                 &[&since],
             )
             .await
