@@ -225,8 +225,6 @@ impl Publisher {
         let mut config = producer_config(settings);
         // An event is never given up: it waits in the window, and in the table, until Kafka has it.
         config.set("message.timeout.ms", "0");
-        // Else librdkafka goes on behind a record that Kafka refused, under a new epoch, until it is told to stop.
-        config.set("enable.gapless.guarantee", "true");
         let context = Context {
             in_flight: in_flight.clone(),
         };
