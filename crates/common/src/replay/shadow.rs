@@ -355,7 +355,7 @@ impl Shadow {
     }
 }
 
-/// Whether this session holds the lock of `schema` now.
+/// Takes the lock of `schema` for as long as the connection lasts; `false` if another one holds it.
 pub(super) async fn lock(client: &Client, schema: &str) -> Result<bool, Error> {
     let sql = "SELECT pg_try_advisory_lock(hashtext('rondo replay'), hashtext($1))";
     Ok(client.query_one(sql, &[&schema]).await?.get(0))
