@@ -16,6 +16,8 @@ const CUSTOMERS: usize = 4;
 const KILLED_WITHIN: Duration = Duration::from_millis(1_500);
 /// How often it is.
 const KILLS: u32 = 4;
+/// Writes during which a vacuum goes on.
+const WRITES: u32 = 50;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_service_is_rebuilt_and_swapped_while_orders_go_on_and_nothing_differs() {
@@ -48,6 +50,34 @@ async fn every_service_is_rebuilt_and_swapped_while_orders_go_on_and_nothing_dif
     let placed = traffic.end().await;
     shop.until_all_ended(placed).await;
     shop.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swap_that_waits_for_a_vacuum_holds_up_nobody() {
+    let shop = stocked().await;
+    some_orders(&shop).await;
+    let orders = shop.database("orders");
+    let (mut vacuum, mut writer) = (orders.client().await, orders.client().await);
+    let vacuum = vacuum.transaction().await.unwrap();
+    // The lock that a vacuum takes.
+    let sql = "LOCK TABLE orders IN SHARE UPDATE EXCLUSIVE MODE";
+    vacuum.batch_execute(sql).await.unwrap();
+    let write = async {
+        let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'orders'::regclass";
+        while shop.number("orders", waiting).await == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        for _ in 0..WRITES {
+            let tx = writer.transaction().await.unwrap();
+            let sql = "SET LOCAL lock_timeout = 100; LOCK TABLE orders IN ROW EXCLUSIVE MODE";
+            tx.batch_execute(sql).await.unwrap();
+            tx.commit().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        vacuum.rollback().await.unwrap();
+    };
+    let ((code, report), ()) = tokio::join!(rebuild(&shop, "orders", &[]), write);
+    assert_eq!((code, &report["swapped"]), (0, &true.into()), "{report:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

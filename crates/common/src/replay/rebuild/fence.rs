@@ -15,6 +15,9 @@ use crate::{pg, store};
 const FENCED_EVENTS_MAX: usize = 1_000;
 /// How long the fence may wait for those who are writing; whoever comes then waits behind it.
 const FENCE_WAIT_MAX: Duration = Duration::from_millis(500);
+/// How long the fence may wait for a vacuum of the tables, which hinders nobody else: the server ends its own ones when somebody
+/// has waited for a second (`deadlock_timeout`).
+const VACUUM_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long a statement may take while the fence is up.
 const FENCE_STATEMENT_MAX: Duration = Duration::from_secs(3);
 /// Pause after a fence that could not be had, so that traffic flows off.
@@ -68,6 +71,14 @@ impl<M: Model> Rebuild<M> {
             some.map(|table| format!("{home}.{}", table.name)).collect::<Vec<_>>()
         };
         let tx = self.shadow.client.transaction().await?;
+        // In the way of no one who reads or writes, and none of them in its own.
+        let mut all = vec![format!("{home}.events")];
+        if may_swap {
+            all.extend(tables.iter().map(|table| format!("{home}.{}", table.name)));
+        }
+        tx.batch_execute(&format!("SET LOCAL lock_timeout = {}", VACUUM_WAIT_MAX.as_millis()))
+            .await?;
+        lock_tables(&tx, &all, "SHARE UPDATE EXCLUSIVE").await?;
         tx.batch_execute(&format!(
             "SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}; SET LOCAL synchronous_commit = on;
              SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off",
