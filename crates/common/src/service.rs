@@ -63,6 +63,11 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "0006_snapshots.sql",
         sql: include_str!("../../../migrations/common/0006_snapshots.sql"),
     },
+    Migration {
+        version: 7,
+        name: "0007_bytewise_streams.sql",
+        sql: include_str!("../../../migrations/common/0007_bytewise_streams.sql"),
+    },
 ];
 
 /// How a service reaches the world, and its bounds.
