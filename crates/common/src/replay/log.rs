@@ -200,6 +200,8 @@ impl Log {
             // To begin elsewhere than asked would be to lose records and say nothing.
             .set("auto.offset.reset", "error")
             .set("queued.max.messages.kbytes", FETCH_AHEAD_KIB.to_string())
+            // What is fetched ahead is told in a fraction of the second that librdkafka would pause for when it has enough.
+            .set("fetch.queue.backoff.ms", "5")
             .set("max.partition.fetch.bytes", FETCH_PARTITION_BYTES_MAX.to_string());
         let consumer: BaseConsumer<QuietContext> =
             config.create_with_context(QuietContext).map_err(kafka::Error::Client)?;
