@@ -204,7 +204,8 @@ impl Poller {
             ("fetch.queue.backoff.ms", "10"),
             ("queued.max.messages.kbytes", "16384"),
             ("session.timeout.ms", &SESSION_TIMEOUT.as_millis().to_string()),
-            ("heartbeat.interval.ms", "2000"),
+            // A member hears by its heartbeats alone that another one joins: until then the partitions that move stand still.
+            ("heartbeat.interval.ms", "300"),
         ] {
             if !settings.kafka.properties.contains_key(property) {
                 config.set(property, default);

@@ -53,8 +53,9 @@ const LOG_FILE: &str = "log.db";
 
 /// What consumers of this broker set, as librdkafka names it. A lone order waits for it at each step, and a question that
 /// finds nothing new costs next to nothing here. Kafka answers a fetch as soon as there is a record, so there so short a wait
-/// would only make idle consumers ask hundreds of times a second.
-pub const CLIENT_PROPERTIES: [(&str, &str); 1] = [("fetch.wait.max.ms", "2")];
+/// would only make idle consumers ask hundreds of times a second. A heartbeat is a question to the log, too, and copies seldom
+/// join here.
+pub const CLIENT_PROPERTIES: [(&str, &str); 2] = [("fetch.wait.max.ms", "2"), ("heartbeat.interval.ms", "2000")];
 
 /// Names the log to Tansu, which keeps several clusters apart in one file; renaming it would hide all data.
 const CLUSTER_ID: &str = "embedded";
