@@ -19,6 +19,7 @@ use jiff::Timestamp;
 
 use crate::codec::{DatumError, WriterSchema};
 use crate::event::{Envelope, EventSet, EventType, Recorded, StreamId};
+use crate::pg::copy::Load;
 
 /// One service: its events, commands, state, and how they follow from each other.
 #[async_trait]
@@ -147,7 +148,13 @@ pub trait Model: Send + Sync + 'static {
         rows: Self::Rows,
     ) -> Result<(), tokio_postgres::Error>;
 
-    /// Writes what [`project`](Model::project) writes, while the whole log is told again into empty tables: each stream in
+    /// Of what [`project`](Model::project) writes the rows that meet no other while the whole log is told again into empty tables.
+    /// They are made beside the transaction of the batch before, and there already when [`retell`](Model::retell) is called.
+    fn fresh_rows(&self, _changes: &[Change<'_, Self>]) -> Vec<Load> {
+        Vec::new()
+    }
+
+    /// Writes what else [`project`](Model::project) writes, while the whole log is told again into empty tables: each stream in
     /// its order, but streams in any order among each other. Whatever adds up over streams waits for
     /// [`sum_up`](Model::sum_up).
     ///

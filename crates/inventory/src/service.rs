@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use common::codec::{DatumError, WriterSchema};
 use common::event::{Envelope, EventSet as _, EventType, StreamId};
 use common::model::{Change, Follows, Model, Table};
+use common::pg::copy::Load;
 use contracts::inventory::{Event, SKU_STREAM};
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
@@ -132,9 +133,21 @@ impl Model for Inventory {
         store::save(tx, &effects(changes)).await
     }
 
+    fn fresh_rows(&self, changes: &[Change<'_, Self>]) -> Vec<Load> {
+        vec![store::load(&effects(changes).movements)]
+    }
+
     /// Levels are sums over all orders: told in any other order than it happened, they would fall below zero on the way.
     async fn retell(&self, tx: &Transaction<'_>, changes: &[Change<'_, Self>]) -> Result<(), tokio_postgres::Error> {
-        store::retell(tx, &effects(changes)).await
+        let mut beside = store::Effects::default();
+        // What happens to an order moves levels and does nothing else.
+        let goods = changes
+            .iter()
+            .filter(|change| change.stream_id.kind() == Some(SKU_STREAM));
+        for (event, _) in goods.flat_map(|change| change.events) {
+            beside.note(&wire::to_domain(event));
+        }
+        store::retell(tx, &beside).await
     }
 
     async fn sum_up(&self, tx: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use common::pg::copy::Rows;
+use common::pg::copy::{Load, Rows};
 use deadpool_postgres::{GenericClient, Transaction};
 use jiff::Timestamp;
 use tokio_postgres::types::ToSql;
@@ -144,14 +144,19 @@ pub async fn save(tx: &Transaction<'_>, effects: &Effects) -> Result<(), Error> 
     count_receipts(tx, &effects.receipts).await
 }
 
-/// Writes `effects` but for the levels, which [`sum_up`] brings to what all movements add up to.
+/// Writes `effects` but for movements and levels: [`sum_up`] brings these to what the movements add up to.
 ///
 /// # Errors
 /// The database's.
 pub async fn retell(tx: &Transaction<'_>, effects: &Effects) -> Result<(), Error> {
     name_goods(tx, &effects.named).await?;
+    count_receipts(tx, &effects.receipts).await
+}
+
+/// The rows of `movements`.
+pub fn load(movements: &[Moved]) -> Load {
     let mut rows = Rows::default();
-    for moved in &effects.movements {
+    for moved in movements {
         let movement = &moved.movement;
         rows.row(6)
             .text(movement.sku.as_str())
@@ -161,12 +166,10 @@ pub async fn retell(tx: &Transaction<'_>, effects: &Effects) -> Result<(), Error
             .bigint(movement.on_hand)
             .bigint(movement.reserved);
     }
-    rows.copy(
-        tx,
-        "COPY stock_movements (sku, occurred_at, position, kind, on_hand_delta, reserved_delta) FROM STDIN BINARY",
-    )
-    .await?;
-    count_receipts(tx, &effects.receipts).await
+    Load {
+        into: "stock_movements (sku, occurred_at, position, kind, on_hand_delta, reserved_delta)",
+        rows,
+    }
 }
 
 /// Sets every level to what its movements add up to.

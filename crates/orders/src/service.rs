@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use common::codec::{DatumError, WriterSchema};
 use common::event::{Envelope, EventSet as _, EventType, StreamId};
 use common::model::{Change, Follows, Model, Table};
+use common::pg::copy::Load;
 use contracts::orders as wire;
 use deadpool_postgres::Transaction;
 use jiff::{SignedDuration, Timestamp};
@@ -107,12 +108,14 @@ impl Model for Orders {
     }
 
     /// Most orders begin and end among the events that are told at once: a row of theirs meets no other.
+    fn fresh_rows(&self, changes: &[Change<'_, Self>]) -> Vec<Load> {
+        let opened = changes.iter().filter(|change| change.opens_stream());
+        vec![store::load(&mut opened.filter_map(row).collect::<Vec<_>>())]
+    }
+
     async fn retell(&self, tx: &Transaction<'_>, changes: &[Change<'_, Self>]) -> Result<(), tokio_postgres::Error> {
-        let (opened, gone_on): (Vec<_>, Vec<_>) = changes.iter().partition(|change| change.opens_stream());
-        let mut opened: Vec<_> = opened.into_iter().filter_map(row).collect();
-        store::retell(tx, &mut opened).await?;
-        let mut gone_on: Vec<_> = gone_on.into_iter().filter_map(row).collect();
-        store::upsert(tx, &mut gone_on).await
+        let gone_on = changes.iter().filter(|change| !change.opens_stream());
+        store::upsert(tx, &mut gone_on.filter_map(row).collect::<Vec<_>>()).await
     }
 
     async fn figures(&self, client: &deadpool_postgres::Client) -> Result<(), tokio_postgres::Error> {

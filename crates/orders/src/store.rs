@@ -3,7 +3,7 @@
 //! It answers what a single stream cannot: listings and counts. It decides nothing, and one order alone is read from its
 //! stream, not from here.
 
-use common::pg::copy::Rows;
+use common::pg::copy::{Load, Rows};
 use deadpool_postgres::{GenericClient, Transaction};
 use jiff::Timestamp;
 use tokio_postgres::Error;
@@ -100,11 +100,8 @@ pub async fn upsert(tx: &Transaction<'_>, orders: &mut [(OrderId, &Order)]) -> R
     Ok(())
 }
 
-/// Inserts the rows of `orders`, of which none is there.
-///
-/// # Errors
-/// The database's.
-pub async fn retell(tx: &Transaction<'_>, orders: &mut [(OrderId, &Order)]) -> Result<(), Error> {
+/// The rows of `orders`, of which none is there.
+pub fn load(orders: &mut [(OrderId, &Order)]) -> Load {
     // Neighbours in the index one after the other.
     orders.sort_unstable_by_key(|(order_id, _)| order_id.0);
     let mut rows = Rows::default();
@@ -123,8 +120,10 @@ pub async fn retell(tx: &Transaction<'_>, orders: &mut [(OrderId, &Order)]) -> R
             .nullable(phase.stuck_reason(), Rows::text)
             .nullable(deadline(order), Rows::timestamptz);
     }
-    rows.copy(tx, &format!("COPY orders ({COLUMNS}) FROM STDIN BINARY"))
-        .await
+    Load {
+        into: "orders (order_id, customer_id, currency, total_minor, reference, placed_at, status, since, reason, stuck_reason, due_at)",
+        rows,
+    }
 }
 
 /// Up to `limit` orders with one of `statuses`, newest first, that come after `cursor`.

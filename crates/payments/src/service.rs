@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use common::codec::{DatumError, WriterSchema};
 use common::event::{Envelope, EventSet as _, EventType, StreamId};
 use common::model::{Change, Follows, Model, Table};
+use common::pg::copy::Load;
 use contracts::payments::Event;
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
@@ -101,12 +102,14 @@ impl Model for Payments {
     }
 
     /// Most streams begin and end among the events that are told at once: a row of theirs meets no other.
+    fn fresh_rows(&self, changes: &[Change<'_, Self>]) -> Vec<Load> {
+        let opened = changes.iter().filter(|change| change.opens_stream());
+        vec![store::load(opened.filter_map(entry).collect())]
+    }
+
     async fn retell(&self, tx: &Transaction<'_>, changes: &[Change<'_, Self>]) -> Result<(), tokio_postgres::Error> {
-        let (opened, gone_on): (Vec<_>, Vec<_>) = changes.iter().partition(|change| change.opens_stream());
-        let mut opened: Vec<_> = opened.into_iter().filter_map(entry).collect();
-        store::retell(tx, &mut opened).await?;
-        let gone_on: Vec<_> = gone_on.into_iter().filter_map(entry).collect();
-        store::save(tx, &gone_on).await
+        let gone_on = changes.iter().filter(|change| !change.opens_stream());
+        store::save(tx, &gone_on.filter_map(entry).collect::<Vec<_>>()).await
     }
 
     fn committed(&self, changes: &[Change<'_, Self>]) {

@@ -1,6 +1,6 @@
 //! All SQL of the table `payments`: one row an order, a function of its stream alone.
 
-use common::pg::copy::Rows;
+use common::pg::copy::{Load, Rows};
 use deadpool_postgres::{GenericClient, Transaction};
 use jiff::Timestamp;
 use tokio_postgres::{Error, Row};
@@ -187,11 +187,8 @@ pub async fn save(tx: &Transaction<'_>, entries: &[Entry]) -> Result<(), Error> 
     Ok(())
 }
 
-/// Writes `entries` of orders of which nothing was known before, at most one an order.
-///
-/// # Errors
-/// The database's.
-pub async fn retell(tx: &Transaction<'_>, entries: &mut [Entry]) -> Result<(), Error> {
+/// The rows of `entries`, of orders of which nothing was known before, at most one an order.
+pub fn load(mut entries: Vec<Entry>) -> Load {
     // Neighbours in the index one after the other.
     entries.sort_unstable_by(|one, other| one.order_id.cmp(&other.order_id));
     let mut rows = Rows::default();
@@ -211,12 +208,11 @@ pub async fn retell(tx: &Transaction<'_>, entries: &mut [Entry]) -> Result<(), E
             .bigint(entry.version)
             .timestamptz(entry.updated_at);
     }
-    rows.copy(
-        tx,
-        "COPY payments (order_id, payment_id, status, amount_minor, currency, captured_minor, refunded_minor, reason, tries,
-                        next_try_at, version, updated_at) FROM STDIN BINARY",
-    )
-    .await
+    Load {
+        into: "payments (order_id, payment_id, status, amount_minor, currency, captured_minor, refunded_minor, reason, tries,
+                         next_try_at, version, updated_at)",
+        rows,
+    }
 }
 
 /// What is known of the money of `order_id`.

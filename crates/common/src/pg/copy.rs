@@ -120,6 +120,26 @@ impl Rows {
     }
 }
 
+/// Rows and where they go.
+#[derive(Debug)]
+pub struct Load {
+    /// The table, and its columns in the order of the rows: `table (one, other)`.
+    pub into: &'static str,
+    /// The rows.
+    pub rows: Rows,
+}
+
+impl Load {
+    /// Sends the rows.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn send(self, tx: &Transaction<'_>) -> Result<(), Error> {
+        let statement = format!("COPY {} FROM STDIN BINARY", self.into);
+        self.rows.copy(tx, &statement).await
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

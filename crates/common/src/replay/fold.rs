@@ -15,6 +15,7 @@ use super::source::Found;
 use crate::codec::Codec;
 use crate::event::{Recorded, StreamId};
 use crate::model::{Change, Model};
+use crate::pg::copy::Load;
 
 /// Streams whose state is kept. Those of one service have one to two kilobytes each.
 pub const STREAMS_OPEN_MAX: usize = 20_000;
@@ -52,6 +53,8 @@ pub(super) struct Batch<M: Model> {
     pub(super) foreign: u64,
     /// What goes into the event store, where that is restored.
     pub(super) taken: Taken,
+    /// What goes into read models and meets no other row.
+    pub(super) fresh: Vec<Load>,
 }
 
 /// From where a stream must be told again.
@@ -82,6 +85,7 @@ impl<M: Model> Batch<M> {
             repeated: 0,
             foreign: 0,
             taken: Taken::default(),
+            fresh: Vec::new(),
         }
     }
 
@@ -97,6 +101,12 @@ impl<M: Model> Batch<M> {
                 events: &stream.events,
             })
             .collect()
+    }
+
+    /// Makes the rows that need no look at what is there.
+    pub(super) fn make_rows(&mut self, model: &M) {
+        let fresh = model.fresh_rows(&self.changes());
+        self.fresh = fresh;
     }
 
     /// Whether it should be written now: it holds as many events, or streams, as memory has room for.

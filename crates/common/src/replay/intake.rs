@@ -100,6 +100,9 @@ impl Taken {
     /// Writes it all. What a schema's id means goes into the database too, so that the service can start while the registry is
     /// away.
     pub(super) async fn write(self, tx: &Transaction<'_>, codec: &Codec) -> Result<(), Error> {
+        if self.rows.is_empty() {
+            return Ok(());
+        }
         import::copy(tx, self.rows).await?;
         for id in self.schemas {
             let schema = codec.schema(id).await.map_err(|source| Error::Schema { id, source })?;

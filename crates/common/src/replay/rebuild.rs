@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use deadpool_postgres::{Client, Pool, PoolError};
-use futures_util::TryStreamExt as _;
+use futures_util::{TryStreamExt as _, try_join};
 use tokio::sync::mpsc;
 
 use super::compare::{Comparison, Scope};
@@ -228,16 +228,33 @@ impl<M: Model> Rebuild<M> {
     async fn tell(&mut self) -> Result<(), Error> {
         if self.progress.phase == Phase::Reading {
             self.read().await?;
-            if self.restores() {
-                self.watch.enter(3, 0);
-                restore::complete(&mut self.shadow.client).await?;
-            }
             self.enter(Phase::Again).await?;
+        }
+        if self.restores() {
+            self.complete_store().await?;
         }
         if self.progress.phase == Phase::Again {
             self.tell_again().await?;
         }
         Ok(())
+    }
+
+    /// Gives the event store, which is filled, its constraints; and beside that, where every stream was told to its end, the
+    /// read models theirs. Does nothing where an earlier run has done it.
+    async fn complete_store(&mut self) -> Result<(), Error> {
+        self.watch.enter(3, 0);
+        let (aside, ..) = self.shadow.gaps(0).await?;
+        let spare = self.pool.get().await?;
+        let complete = async { Ok(store::import::complete(&mut self.reader, &spare).await?) };
+        if self.progress.phase == Phase::Again && aside == 0 {
+            try_join!(
+                complete,
+                self.shadow.finish(&*self.model, self.plan.migrations.is_some())
+            )?;
+            self.progress.phase = Phase::Following;
+            return Ok(());
+        }
+        complete.await
     }
 
     /// Gives the tables, in which all streams have been told, what they need to serve.
@@ -277,6 +294,7 @@ impl<M: Model> Rebuild<M> {
         let mut fold = self.fold();
         let (mut tops, cutoff) = (self.progress.tops.clone(), self.progress.cutoff);
         let streams_max = self.plan.streams_max;
+        let model = self.model.clone();
         let folding = tokio::spawn(async move {
             let mut batch = Batch::new();
             while let Some(chunk) = source.next().await? {
@@ -289,7 +307,8 @@ impl<M: Model> Rebuild<M> {
                         }
                     }
                     if batch.is_full(streams_max) {
-                        let full = std::mem::replace(&mut batch, Batch::new());
+                        let mut full = std::mem::replace(&mut batch, Batch::new());
+                        full.make_rows(&model);
                         tops.extend(full.next.iter().map(|(partition, (_, top))| (*partition, *top)));
                         fold.keep(&full);
                         if sender.send(full).await.is_err() {
@@ -299,6 +318,7 @@ impl<M: Model> Rebuild<M> {
                 }
             }
             if !batch.is_empty() {
+                batch.make_rows(&model);
                 // Whoever writes has failed if it is gone, and says so.
                 let _ = sender.send(batch).await;
             }
@@ -310,6 +330,8 @@ impl<M: Model> Rebuild<M> {
             self.progress.repeated += batch.repeated;
             self.progress.foreign += batch.foreign;
             self.watch.add(batch.events + batch.repeated + batch.foreign);
+            // To let go of thousands of events takes a while, which the next batch need not wait for.
+            tokio::spawn(async move { drop(batch) });
         }
         folding
             .await
@@ -351,14 +373,16 @@ impl<M: Model> Rebuild<M> {
                     fold.add(&mut batch, recorded).await?;
                 }
                 if batch.is_full(streams_max) {
-                    shadow::retell(&tx, &*self.model, &batch).await?;
+                    batch.make_rows(&self.model);
+                    shadow::retell(&tx, &*self.model, &mut batch).await?;
                     // The stream that is being told goes on where it is.
                     fold.clear();
                     fold.keep(&batch);
                     batch = Batch::new();
                 }
             }
-            shadow::retell(&tx, &*self.model, &batch).await?;
+            batch.make_rows(&self.model);
+            shadow::retell(&tx, &*self.model, &mut batch).await?;
             // What the log of a service lacks its event store has; a restored one has nothing but the log.
             let holed = restores.then_some(&*holed);
             shadow::told_again(&tx, self.shadow.schema, &streams, holed).await?;

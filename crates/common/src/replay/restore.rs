@@ -173,15 +173,6 @@ pub(super) async fn begin_anew(client: &mut Client) -> Result<(), super::Error> 
     Ok(())
 }
 
-/// Gives the event store, which is filled, its constraints.
-pub(super) async fn complete(client: &mut Client) -> Result<(), super::Error> {
-    let tx = client.transaction().await?;
-    import::add_constraints(&tx).await?;
-    tx.commit().await?;
-    import::analyse(client).await?;
-    Ok(())
-}
-
 struct Run<'a, M: Model> {
     source: Source<'a, M>,
     stop: &'a CancellationToken,

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Client, Pool, Transaction};
+use futures_util::try_join;
 use tokio_postgres::types::ToSql;
 
 use super::fold::{Aside, Batch};
@@ -212,6 +213,11 @@ impl Shadow {
             }
             create_like(&tx, schema, &home, table).await?;
         }
+        for table in &self.tables {
+            // It would read what is still being written, and hold up the index builds.
+            let sql = format!("ALTER TABLE {schema}.{} SET (autovacuum_enabled = false)", table.name);
+            tx.batch_execute(&sql).await?;
+        }
         tx.commit().await?;
         self.look_here().await
     }
@@ -238,10 +244,8 @@ impl Shadow {
         let schema = self.schema;
         let tx = self.client.transaction().await?;
         let taken = std::mem::take(&mut batch.taken);
-        if taken.bytes() > 0 {
-            taken.write(&tx, codec).await?;
-        }
-        retell(&tx, model, batch).await?;
+        // While the server takes what was written down it is told what follows from it.
+        try_join!(taken.write(&tx, codec), retell(&tx, model, batch))?;
         set_aside(&tx, schema, &batch.aside).await?;
         let partitions: Vec<i32> = batch.next.keys().copied().collect();
         let next: Vec<i64> = batch.next.values().map(|(next, _)| *next).collect();
@@ -323,6 +327,9 @@ impl Shadow {
         model.sum_up(&tx).await?;
         for table in &self.tables {
             note_changes(&tx, schema, table).await?;
+            let sql = format!("ALTER TABLE {schema}.{} RESET (autovacuum_enabled)", table.name);
+            tx.batch_execute(&sql).await?;
+            set_options(&tx, schema, &home, table).await?;
         }
         let sql = format!("UPDATE {schema}.progress SET phase = $1");
         tx.execute(&sql, &[&(Phase::Following as i16)]).await?;
@@ -361,8 +368,11 @@ pub(super) async fn lock(client: &Client, schema: &str) -> Result<bool, Error> {
     Ok(client.query_one(sql, &[&schema]).await?.get(0))
 }
 
-/// Writes what follows from `batch` while the log is told from its beginning.
-pub(super) async fn retell<M: Model>(tx: &Transaction<'_>, model: &M, batch: &Batch<M>) -> Result<(), Error> {
+/// Writes what follows from `batch`, whose rows have been made, while the log is told from its beginning.
+pub(super) async fn retell<M: Model>(tx: &Transaction<'_>, model: &M, batch: &mut Batch<M>) -> Result<(), Error> {
+    for load in std::mem::take(&mut batch.fresh) {
+        load.send(tx).await?;
+    }
     let changes = batch.changes();
     rearm(tx, model, &changes).await?;
     if !changes.is_empty() {
@@ -451,6 +461,17 @@ async fn create_like(tx: &Transaction<'_>, schema: &str, home: &str, table: &Tab
         "CREATE TABLE {schema}.{name} (LIKE {home}.{name} INCLUDING ALL EXCLUDING INDEXES)"
     ))
     .await?;
+    set_options(tx, schema, home, table).await?;
+    if table.follows != Follows::Event {
+        // Rows are written over, so the key is needed from the beginning.
+        constrain(tx, schema, home, table, "p").await?;
+    }
+    Ok(())
+}
+
+/// Gives the shadow table the storage options of the service's own.
+async fn set_options(tx: &Transaction<'_>, schema: &str, home: &str, table: &Table) -> Result<(), Error> {
+    let name = table.name;
     let options: Vec<String> = tx
         .query_one(
             "SELECT coalesce(reloptions, '{}') FROM pg_class WHERE oid = $1::text::regclass",
@@ -461,10 +482,6 @@ async fn create_like(tx: &Transaction<'_>, schema: &str, home: &str, table: &Tab
     if !options.is_empty() {
         tx.batch_execute(&format!("ALTER TABLE {schema}.{name} SET ({})", options.join(", ")))
             .await?;
-    }
-    if table.follows != Follows::Event {
-        // Rows are written over, so the key is needed from the beginning.
-        constrain(tx, schema, home, table, "p").await?;
     }
     Ok(())
 }

@@ -3,8 +3,8 @@
 //! While rows come in the table has no constraints, for building an index once is many times faster than keeping it; what
 //! comes twice must be sorted out by whoever imports. The constraints come back before anything else may use the table.
 
-use deadpool_postgres::{GenericClient, Transaction};
-use futures_util::{Stream, TryStreamExt as _};
+use deadpool_postgres::{Client, GenericClient, Transaction};
+use futures_util::{Stream, TryStreamExt as _, try_join};
 use tokio_postgres::Error;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -15,11 +15,11 @@ use crate::pg::copy::Rows;
 
 /// Ten million rows are a few runs of a sort with so much; Postgres divides it among those who sort side by side.
 pub(crate) const BUILD: &str = "SET maintenance_work_mem = '256MB'";
-/// The table's constraints, by the names that the first migration gave them.
-const CONSTRAINTS: [(&str, &str); 3] = [
-    ("events_pkey", "PRIMARY KEY (position)"),
-    ("events_id_key", "UNIQUE (id)"),
-    ("events_stream_id_version_key", "UNIQUE (stream_id, version)"),
+/// The table's constraints: the names that the first migration gave them, their kinds, their columns.
+const CONSTRAINTS: [(&str, &str, &str); 3] = [
+    ("events_pkey", "PRIMARY KEY", "position"),
+    ("events_id_key", "UNIQUE", "id"),
+    ("events_stream_id_version_key", "UNIQUE", "stream_id, version"),
 ];
 
 /// A stream that is not whole.
@@ -42,37 +42,54 @@ pub async fn is_empty(client: &impl GenericClient) -> Result<bool, Error> {
     Ok(row.get(0))
 }
 
-async fn drop_constraints(tx: &Transaction<'_>) -> Result<(), Error> {
-    for (name, _) in CONSTRAINTS {
-        tx.batch_execute(&format!("ALTER TABLE events DROP CONSTRAINT IF EXISTS {name}"))
-            .await?;
-    }
-    Ok(())
-}
-
-/// Puts back the constraints that are missing.
-///
-/// # Errors
-/// The database's; a unique violation means that rows came in which exclude each other.
-pub async fn add_constraints(tx: &Transaction<'_>) -> Result<(), Error> {
-    for (name, constraint) in CONSTRAINTS {
-        let statement =
-            "SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'events'::regclass AND conname = $1)";
-        if !tx.query_one(statement, &[&name]).await?.get::<_, bool>(0) {
-            tx.batch_execute(&format!("ALTER TABLE events ADD CONSTRAINT {name} {constraint}"))
-                .await?;
-        }
-    }
-    Ok(())
-}
-
-/// Takes every row away, and the constraints, so that rows can come in.
+/// Takes every row away, and the constraints, so that rows can come in. Until [`complete`] nobody vacuums the table: that would
+/// read what nobody changes, and hold up the index builds.
 ///
 /// # Errors
 /// The database's.
 pub async fn empty(tx: &Transaction<'_>) -> Result<(), Error> {
-    tx.batch_execute("TRUNCATE events").await?;
-    drop_constraints(tx).await
+    tx.batch_execute("TRUNCATE events; ALTER TABLE events SET (autovacuum_enabled = false)")
+        .await?;
+    for (name, ..) in CONSTRAINTS {
+        let sql = format!("ALTER TABLE events DROP CONSTRAINT IF EXISTS {name}");
+        tx.batch_execute(&sql).await?;
+    }
+    Ok(())
+}
+
+/// Gives the table, which is filled, the constraints that are missing. Two connections build their indexes side by side.
+///
+/// # Errors
+/// The database's; a unique violation means that rows came in which exclude each other.
+pub async fn complete(one: &mut Client, other: &Client) -> Result<(), Error> {
+    // A run that was killed may have left a server process that still builds one.
+    one.batch_execute("BEGIN; LOCK TABLE events IN ACCESS EXCLUSIVE MODE; COMMIT")
+        .await?;
+    let (short, long) = CONSTRAINTS.split_at(2);
+    try_join!(index(one, short), index(other, long))?;
+    let tx = one.transaction().await?;
+    for (name, kind, _) in CONSTRAINTS {
+        let statement =
+            "SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'events'::regclass AND conname = $1)";
+        if !tx.query_one(statement, &[&name]).await?.get::<_, bool>(0) {
+            let sql = format!("ALTER TABLE events ADD CONSTRAINT {name} {kind} USING INDEX {name}");
+            tx.batch_execute(&sql).await?;
+        }
+    }
+    tx.batch_execute("ALTER TABLE events RESET (autovacuum_enabled)")
+        .await?;
+    tx.commit().await?;
+    // The server would look at what the table holds after a while; it is asked for streams at once.
+    one.batch_execute("ANALYZE events").await
+}
+
+async fn index(client: &Client, constraints: &[(&str, &str, &str)]) -> Result<(), Error> {
+    client.batch_execute(BUILD).await?;
+    for (name, _, columns) in constraints {
+        let sql = format!("CREATE UNIQUE INDEX IF NOT EXISTS {name} ON events ({columns})");
+        client.batch_execute(&sql).await?;
+    }
+    Ok(())
 }
 
 /// Adds `event`, with the position that it has and in the order of `COLUMNS`, to `rows` that [`copy`] will send.
@@ -140,14 +157,6 @@ pub async fn holes(client: &impl GenericClient, streams: &[String]) -> Result<Ve
         last_version: row.get(2),
     };
     Ok(rows.iter().map(hole).collect())
-}
-
-/// Lets the server know what the table holds, before it is asked for streams.
-///
-/// # Errors
-/// The database's.
-pub async fn analyse(client: &impl GenericClient) -> Result<(), Error> {
-    client.batch_execute("ANALYZE events").await
 }
 
 /// The next event gets a position behind `position`.
