@@ -197,6 +197,8 @@ impl<M: Model> Fold<M> {
                 gap: false,
             });
             aside.gap |= version > aside.last + 1;
+            // A log whose broker has lost its end may hold a version before an earlier one.
+            aside.first = aside.first.min(version);
             aside.last = aside.last.max(version);
             return Ok(());
         };

@@ -189,6 +189,14 @@ async fn a_stream_that_was_let_go_is_set_aside_from_its_first_version_that_was_n
 }
 
 #[tokio::test]
+async fn a_version_that_comes_after_a_later_one_is_told_again_too() {
+    let mut fold = fold(10);
+    let turned = batch(&mut fold, 1, &[("a", 2), ("a", 1), ("a", 2)]).await;
+    assert!(changes(&turned).is_empty());
+    assert_eq!(turned.aside, HashMap::from([(StreamId::new("a"), aside(1, 2, false))]));
+}
+
+#[tokio::test]
 async fn a_version_that_is_missing_is_noticed_and_what_came_before_it_is_written() {
     let mut fold = fold(10);
     let holed = batch(&mut fold, 1, &[("a", 1), ("a", 3), ("a", 4)]).await;
