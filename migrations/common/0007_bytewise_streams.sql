@@ -1,6 +1,6 @@
 -- A stream's name is bytes to us, not words of some language: in bytewise order its index is built and searched faster, and
--- does not break when the C library's rules of a language change. The table is not written anew; its index is. Whoever may
--- read the view that is in the way may read it afterwards.
+-- does not break when the C library's rules of a language change. The table is not written anew; its index is, and nobody
+-- writes meanwhile. Whoever owns or may read the view that is in the way does so afterwards.
 DO $$
 DECLARE
     granted text[] := ARRAY(
@@ -8,6 +8,7 @@ DECLARE
                       CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END,
                       CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
         FROM pg_class, aclexplode(relacl) WHERE pg_class.oid = 'outbox'::regclass AND grantee <> relowner);
+    owner text := (SELECT relowner::regrole::text FROM pg_class WHERE oid = 'outbox'::regclass);
     statement text;
 BEGIN
     DROP VIEW outbox;
@@ -18,4 +19,5 @@ BEGIN
     FOREACH statement IN ARRAY granted LOOP
         EXECUTE statement;
     END LOOP;
+    EXECUTE format('ALTER VIEW outbox OWNER TO %s', owner);
 END $$;

@@ -149,7 +149,8 @@ pub trait Model: Send + Sync + 'static {
     ) -> Result<(), tokio_postgres::Error>;
 
     /// Of what [`project`](Model::project) writes the rows that meet no other while the whole log is told again into empty tables.
-    /// They are made beside the transaction of the batch before, and there already when [`retell`](Model::retell) is called.
+    /// They are made ahead of the transaction, and there already when [`retell`](Model::retell) is called. Whoever has some
+    /// implements that too: by itself it writes all that `project` writes.
     fn fresh_rows(&self, _changes: &[Change<'_, Self>]) -> Vec<Load> {
         Vec::new()
     }

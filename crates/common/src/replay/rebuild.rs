@@ -240,7 +240,7 @@ impl<M: Model> Rebuild<M> {
     }
 
     /// Gives the event store, which is filled, its constraints; and beside that, where every stream was told to its end, the
-    /// read models theirs. Does nothing where an earlier run has done it.
+    /// read models theirs. Does nothing twice.
     async fn complete_store(&mut self) -> Result<(), Error> {
         self.watch.enter(3, 0);
         let (aside, ..) = self.shadow.gaps(0).await?;

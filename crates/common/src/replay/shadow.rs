@@ -214,7 +214,7 @@ impl Shadow {
             create_like(&tx, schema, &home, table).await?;
         }
         for table in &self.tables {
-            // It would read what is still being written, and hold up the index builds.
+            // Autovacuum would read what is still being written, and hold up the index builds.
             let sql = format!("ALTER TABLE {schema}.{} SET (autovacuum_enabled = false)", table.name);
             tx.batch_execute(&sql).await?;
         }
@@ -226,12 +226,11 @@ impl Shadow {
     /// the disk: after a crash of the server rows and progress are equally old.
     async fn look_here(&self) -> Result<(), Error> {
         let sql = format!(
-            "SET search_path = {}, {}; SET synchronous_commit = off; {}",
-            self.schema,
-            self.home,
-            store::import::BUILD
+            "SET search_path = {}, {}; SET synchronous_commit = off",
+            self.schema, self.home
         );
-        Ok(self.client.batch_execute(&sql).await?)
+        self.client.batch_execute(&sql).await?;
+        Ok(store::import::ready_to_build(&self.client).await?)
     }
 
     /// Writes a batch of the log and where it ends.
@@ -329,7 +328,9 @@ impl Shadow {
             note_changes(&tx, schema, table).await?;
             let sql = format!("ALTER TABLE {schema}.{} RESET (autovacuum_enabled)", table.name);
             tx.batch_execute(&sql).await?;
-            set_options(&tx, schema, &home, table).await?;
+            if !own_shape || table.name == TIMERS.name {
+                set_options(&tx, schema, &home, table).await?;
+            }
         }
         let sql = format!("UPDATE {schema}.progress SET phase = $1");
         tx.execute(&sql, &[&(Phase::Following as i16)]).await?;

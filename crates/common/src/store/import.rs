@@ -13,8 +13,11 @@ use super::COLUMNS;
 use crate::event::{Recorded, StreamId};
 use crate::pg::copy::Rows;
 
-/// Ten million rows are a few runs of a sort with so much; Postgres divides it among those who sort side by side.
-pub(crate) const BUILD: &str = "SET maintenance_work_mem = '256MB'";
+/// Ten million rows are a few runs of a sort with so much. Postgres divides it among those who sort for one index; up to three
+/// indexes are built side by side.
+const BUILD: &str = "SET maintenance_work_mem = '128MB'";
+/// What a server process builds for a client that was killed would hold up the next run.
+const NOTICE_A_KILL: &str = "SET client_connection_check_interval = '1s'";
 /// The table's constraints: the names that the first migration gave them, their kinds, their columns.
 const CONSTRAINTS: [(&str, &str, &str); 3] = [
     ("events_pkey", "PRIMARY KEY", "position"),
@@ -83,8 +86,15 @@ pub async fn complete(one: &mut Client, other: &Client) -> Result<(), Error> {
     one.batch_execute("ANALYZE events").await
 }
 
+/// Prepares a connection to build indexes.
+pub(crate) async fn ready_to_build(client: &Client) -> Result<(), Error> {
+    // Not every server can, and it is not needed.
+    let _ = client.batch_execute(NOTICE_A_KILL).await;
+    client.batch_execute(BUILD).await
+}
+
 async fn index(client: &Client, constraints: &[(&str, &str, &str)]) -> Result<(), Error> {
-    client.batch_execute(BUILD).await?;
+    ready_to_build(client).await?;
     for (name, _, columns) in constraints {
         let sql = format!("CREATE UNIQUE INDEX IF NOT EXISTS {name} ON events ({columns})");
         client.batch_execute(&sql).await?;

@@ -15,8 +15,8 @@ use crate::{pg, store};
 const FENCED_EVENTS_MAX: usize = 1_000;
 /// How long the fence may wait for those who are writing; whoever comes then waits behind it.
 const FENCE_WAIT_MAX: Duration = Duration::from_millis(500);
-/// How long the fence may wait for a vacuum of the tables, which hinders nobody else: the server ends its own ones when somebody
-/// has waited for a second (`deadlock_timeout`).
+/// How long the fence may wait for a vacuum of each table, which hinders nobody else: the server ends its own ones, but for those
+/// against wraparound, when somebody has waited for a second (`deadlock_timeout`).
 const VACUUM_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long a statement may take while the fence is up.
 const FENCE_STATEMENT_MAX: Duration = Duration::from_secs(3);
@@ -71,10 +71,15 @@ impl<M: Model> Rebuild<M> {
             some.map(|table| format!("{home}.{}", table.name)).collect::<Vec<_>>()
         };
         let tx = self.shadow.client.transaction().await?;
-        // In the way of no one who reads or writes, and none of them in its own.
-        let mut all = vec![format!("{home}.events")];
+        // A lock that vacuums mind, and nothing else that reads or writes: they are waited for before anybody is held up.
+        let mut all = Vec::new();
+        if self.plan.until.is_none() {
+            all.push(format!("{home}.events"));
+        }
         if may_swap {
-            all.extend(tables.iter().map(|table| format!("{home}.{}", table.name)));
+            for schema in [&*home, schema] {
+                all.extend(tables.iter().map(|table| format!("{schema}.{}", table.name)));
+            }
         }
         tx.batch_execute(&format!("SET LOCAL lock_timeout = {}", VACUUM_WAIT_MAX.as_millis()))
             .await?;

@@ -1,7 +1,7 @@
 //! `rondo replay restore`: a service's database is gone, and is made again from the service's own topic.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use common::event::EventSet as _;
@@ -17,6 +17,11 @@ use super::{Service, progress, with_model};
 use crate::cli::output;
 use crate::cli::{Output, Target, Verdict};
 use crate::{init, system};
+
+/// How long connections of others may take to end.
+const IN_USE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How often to look whether they have.
+const IN_USE_POLL: Duration = Duration::from_millis(200);
 
 /// What `replay restore` takes.
 #[derive(clap::Args, Debug)]
@@ -101,7 +106,13 @@ async fn not_in_use(pool: &Pool, service: &str) -> Result<()> {
     let client = pool.get().await.with_context(|| {
         format!("the database of {service} cannot be reached; it must be there, and empty: CREATE DATABASE")
     })?;
-    let others = pg::others(&client).await?;
+    // Of a run that was killed the server learns in a moment.
+    let patience = Instant::now() + IN_USE_WAIT_MAX;
+    let mut others = pg::others(&client).await?;
+    while others > 0 && Instant::now() < patience {
+        tokio::time::sleep(IN_USE_POLL).await;
+        others = pg::others(&client).await?;
+    }
     if others > 0 {
         let connections = output::counted(others.unsigned_abs(), "connection");
         bail!("{service} is running on this database ({connections}), and nothing was changed: stop all copies first");
