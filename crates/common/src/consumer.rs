@@ -203,6 +203,8 @@ impl Poller {
         for (property, default) in [
             ("fetch.queue.backoff.ms", "10"),
             ("queued.max.messages.kbytes", "16384"),
+            // Of each partition. A short record takes a kilobyte more than its key and value, which are all that is counted above.
+            ("queued.min.messages", "5000"),
             ("session.timeout.ms", &SESSION_TIMEOUT.as_millis().to_string()),
             // A member hears by its heartbeats alone that another one joins: until then the partitions that move stand still.
             ("heartbeat.interval.ms", "300"),

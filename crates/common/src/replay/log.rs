@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
@@ -27,8 +28,10 @@ use crate::kafka::{self, QuietContext, Settings, asked};
 pub const CHUNK_RECORDS_MAX: usize = 2_000;
 /// Chunks that may wait for whoever asked for them.
 pub const CHUNKS_QUEUED_MAX: usize = 4;
-/// What librdkafka may fetch ahead, in KiB.
-pub const FETCH_AHEAD_KIB: u32 = 16 * 1024;
+/// What librdkafka may fetch ahead, in KiB of keys and values.
+const FETCH_AHEAD_KIB: u32 = 16 * 1024;
+/// And in records of each partition: with its headers and what librdkafka keeps of it, a short record takes a kilobyte more.
+const FETCH_AHEAD_RECORDS: u32 = 2_000;
 /// What one answer of a broker may bring of one partition, in bytes.
 const FETCH_PARTITION_BYTES_MAX: u32 = 1024 * 1024;
 /// How long the broker may say nothing while there should be more to read.
@@ -176,6 +179,25 @@ async fn offsets_at(
     Ok(found.await?)
 }
 
+/// What a consumer needs that reads a topic from one offset to another and leaves no trace: it is told of the ends, and fetches as
+/// far ahead as keeps its reader busy, and no further.
+pub fn reader_config(settings: &Settings, group: &str) -> ClientConfig {
+    let mut config = kafka::client_config(settings);
+    config
+        // librdkafka wants a group's name before it assigns partitions; without a commit the group never exists.
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("allow.auto.create.topics", "false")
+        .set("enable.partition.eof", "true")
+        .set("queued.max.messages.kbytes", FETCH_AHEAD_KIB.to_string())
+        .set("queued.min.messages", FETCH_AHEAD_RECORDS.to_string())
+        .set("max.partition.fetch.bytes", FETCH_PARTITION_BYTES_MAX.to_string())
+        // What is fetched ahead is read in a fraction of the second that librdkafka would pause for when it has enough.
+        .set("fetch.queue.backoff.ms", "5");
+    config
+}
+
 /// A topic being read.
 #[derive(Debug)]
 pub struct Log {
@@ -189,20 +211,9 @@ impl Log {
     /// The client could not be made.
     pub fn read(settings: &Settings, topic: &str, spans: &[Span]) -> Result<Self, Error> {
         settings.check()?;
-        let mut config = kafka::client_config(settings);
-        config
-            // librdkafka wants a group's name before it assigns partitions; without a commit the group never exists.
-            .set("group.id", "rondo-replay")
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            .set("allow.auto.create.topics", "false")
-            .set("enable.partition.eof", "true")
-            // To begin elsewhere than asked would be to lose records and say nothing.
-            .set("auto.offset.reset", "error")
-            .set("queued.max.messages.kbytes", FETCH_AHEAD_KIB.to_string())
-            // What is fetched ahead is told in a fraction of the second that librdkafka would pause for when it has enough.
-            .set("fetch.queue.backoff.ms", "5")
-            .set("max.partition.fetch.bytes", FETCH_PARTITION_BYTES_MAX.to_string());
+        let mut config = reader_config(settings, "rondo-replay");
+        // To begin elsewhere than asked would be to lose records and say nothing.
+        config.set("auto.offset.reset", "error");
         let consumer: BaseConsumer<QuietContext> =
             config.create_with_context(QuietContext).map_err(kafka::Error::Client)?;
         let open: HashMap<i32, i64> = spans

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use common::envelope::names;
 use common::kafka::{self, LogEnd, QuietContext, Settings};
+use common::replay::log::reader_config;
 use indicatif::ProgressBar;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
@@ -22,8 +23,6 @@ use super::history::Missing;
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// How long one poll waits.
 const POLL: Duration = Duration::from_millis(250);
-/// What librdkafka may fetch ahead for each partition, in KiB, so that memory is bounded with many partitions.
-const FETCH_AHEAD_KIB: &str = "4096";
 /// The offset's share of a place; the partition is above it.
 const OFFSET_BITS: u32 = 48;
 
@@ -108,16 +107,7 @@ impl Log {
     /// The log of `topic`, with namespace, as it ends now.
     pub(super) async fn open(settings: &Settings, topic: String) -> Result<Self> {
         let ends = kafka::log_ends(settings, std::slice::from_ref(&topic)).await?;
-        let mut config = kafka::client_config(settings);
-        config
-            // librdkafka wants a group's name before it assigns partitions; without a commit the group never exists.
-            .set("group.id", "rondo-audit")
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            .set("allow.auto.create.topics", "false")
-            .set("enable.partition.eof", "true")
-            .set("queued.max.messages.kbytes", FETCH_AHEAD_KIB);
-        let consumer: BaseConsumer<QuietContext> = config
+        let consumer: BaseConsumer<QuietContext> = reader_config(settings, "rondo-audit")
             .create_with_context(QuietContext)
             .context("a Kafka client could not be made")?;
         let mut partitions = TopicPartitionList::new();

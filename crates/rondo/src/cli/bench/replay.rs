@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use common::kafka::{self, QuietContext};
 use common::model::Model;
-use common::replay::log::{FETCH_AHEAD_KIB, Span, Start, spans};
+use common::replay::log::{Span, Start, reader_config, spans};
 use common::replay::restore::{self, Options};
 use common::replay::{From, Input, Intent, Plan, Rebuild, STREAMS_OPEN_MAX, Watch};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -234,15 +234,8 @@ impl Reading {
 
 /// How long it takes to take every record of `spans` from librdkafka, and how many there are.
 async fn bare(kafka: &kafka::Settings, topic: &str, spans: &[Span]) -> Result<(Duration, u64)> {
-    let mut config = kafka::client_config(kafka);
-    config
-        .set("group.id", "rondo-bench")
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        .set("allow.auto.create.topics", "false")
-        .set("enable.partition.eof", "true")
-        // As much as the replay may, so that the two differ by what is done with a record alone.
-        .set("queued.max.messages.kbytes", FETCH_AHEAD_KIB.to_string());
+    // As the replay's, so that the two differ by what is done with a record alone.
+    let config = reader_config(kafka, "rondo-bench");
     let mut start = TopicPartitionList::new();
     let mut open: HashMap<i32, i64> = HashMap::new();
     for span in spans.iter().filter(|span| span.length() > 0) {
