@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Client, Pool, Transaction};
 use futures_util::try_join;
-use tokio_postgres::types::ToSql;
 
 use super::fold::{Aside, Batch};
 use super::log::Span;
@@ -242,33 +241,17 @@ impl Shadow {
     ) -> Result<(), Error> {
         let schema = self.schema;
         let tx = self.client.transaction().await?;
-        let taken = std::mem::take(&mut batch.taken);
-        // While the server takes what was written down it is told what follows from it.
-        try_join!(taken.write(&tx, codec), retell(&tx, model, batch))?;
-        set_aside(&tx, schema, &batch.aside).await?;
-        let partitions: Vec<i32> = batch.next.keys().copied().collect();
-        let next: Vec<i64> = batch.next.values().map(|(next, _)| *next).collect();
-        let tops: Vec<i64> = batch.next.values().map(|(_, top)| *top).collect();
-        let advance = tx
-            .prepare_cached(&format!(
-                "UPDATE {schema}.spans SET next = at.next, top = at.top
-                 FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS at (partition, next, top)
-                 WHERE spans.partition = at.partition"
-            ))
-            .await?;
-        tx.execute(&advance, &[&partitions, &next, &tops]).await?;
-        let count = tx
-            .prepare_cached(&format!(
-                "UPDATE {schema}.progress
-                 SET events = events + $1, repeated = repeated + $2, foreign_records = foreign_records + $3"
-            ))
-            .await?;
-        let counts: [&(dyn ToSql + Sync); 3] = [
-            &batch.events.cast_signed(),
-            &batch.repeated.cast_signed(),
-            &batch.foreign.cast_signed(),
-        ];
-        tx.execute(&count, &counts).await?;
+        let (taken, aside) = (std::mem::take(&mut batch.taken), std::mem::take(&mut batch.aside));
+        let next = std::mem::take(&mut batch.next);
+        let counts = [batch.events, batch.repeated, batch.foreign];
+        // One after the other on the wire: while the server takes what was written down it is sent what follows from it.
+        try_join!(
+            taken.write(&tx, codec),
+            retell(&tx, model, batch),
+            set_aside(&tx, schema, &aside),
+            advance(&tx, schema, &next),
+            count(&tx, schema, counts),
+        )?;
         tx.commit().await?;
         Ok(())
     }
@@ -414,6 +397,35 @@ async fn rearm<M: Model>(
         })
         .collect();
     Ok(timers::rearm(tx, &deadlines).await?)
+}
+
+/// Each partition goes on at an offset, with the highest position so far.
+async fn advance(tx: &Transaction<'_>, schema: &str, to: &HashMap<i32, (i64, i64)>) -> Result<(), Error> {
+    let partitions: Vec<i32> = to.keys().copied().collect();
+    let next: Vec<i64> = to.values().map(|(next, _)| *next).collect();
+    let tops: Vec<i64> = to.values().map(|(_, top)| *top).collect();
+    let statement = tx
+        .prepare_cached(&format!(
+            "UPDATE {schema}.spans SET next = at.next, top = at.top
+             FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS at (partition, next, top)
+             WHERE spans.partition = at.partition"
+        ))
+        .await?;
+    tx.execute(&statement, &[&partitions, &next, &tops]).await?;
+    Ok(())
+}
+
+/// Adds to the numbers of events, of repeated ones and of foreign records.
+async fn count(tx: &Transaction<'_>, schema: &str, more: [u64; 3]) -> Result<(), Error> {
+    let statement = tx
+        .prepare_cached(&format!(
+            "UPDATE {schema}.progress
+             SET events = events + $1, repeated = repeated + $2, foreign_records = foreign_records + $3"
+        ))
+        .await?;
+    let [events, repeated, foreign] = more.map(u64::cast_signed);
+    tx.execute(&statement, &[&events, &repeated, &foreign]).await?;
+    Ok(())
 }
 
 async fn set_aside(tx: &Transaction<'_>, schema: &str, aside: &HashMap<StreamId, Aside>) -> Result<(), Error> {
