@@ -167,7 +167,8 @@ pub fn load(movements: &[Moved]) -> Load {
             .bigint(movement.reserved);
     }
     Load {
-        into: "stock_movements (sku, occurred_at, position, kind, on_hand_delta, reserved_delta)",
+        table: "stock_movements",
+        columns: "sku, occurred_at, position, kind, on_hand_delta, reserved_delta",
         rows,
     }
 }

@@ -121,7 +121,8 @@ pub fn load(orders: &mut [(OrderId, &Order)]) -> Load {
             .nullable(deadline(order), Rows::timestamptz);
     }
     Load {
-        into: "orders (order_id, customer_id, currency, total_minor, reference, placed_at, status, since, reason, stuck_reason, due_at)",
+        table: "orders",
+        columns: COLUMNS,
         rows,
     }
 }

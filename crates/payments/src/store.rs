@@ -209,8 +209,9 @@ pub fn load(mut entries: Vec<Entry>) -> Load {
             .timestamptz(entry.updated_at);
     }
     Load {
-        into: "payments (order_id, payment_id, status, amount_minor, currency, captured_minor, refunded_minor, reason, tries,
-                         next_try_at, version, updated_at)",
+        table: "payments",
+        columns: "order_id, payment_id, status, amount_minor, currency, captured_minor, refunded_minor, reason, tries, next_try_at, \
+                  version, updated_at",
         rows,
     }
 }

@@ -104,7 +104,7 @@ impl Rows {
     ///
     /// # Errors
     /// The database's.
-    pub async fn copy(mut self, tx: &Transaction<'_>, statement: &str) -> Result<(), Error> {
+    async fn copy(mut self, tx: &Transaction<'_>, statement: &str) -> Result<(), Error> {
         if self.is_empty() {
             return Ok(());
         }
@@ -123,8 +123,10 @@ impl Rows {
 /// Rows and where they go.
 #[derive(Debug)]
 pub struct Load {
-    /// The table, and its columns in the order of the rows: `table (one, other)`.
-    pub into: &'static str,
+    /// The table.
+    pub table: &'static str,
+    /// Its columns in the order of the rows, with commas between.
+    pub columns: &'static str,
     /// The rows.
     pub rows: Rows,
 }
@@ -135,7 +137,7 @@ impl Load {
     /// # Errors
     /// The database's.
     pub async fn send(self, tx: &Transaction<'_>) -> Result<(), Error> {
-        let statement = format!("COPY {} FROM STDIN BINARY", self.into);
+        let statement = format!("COPY {} ({}) FROM STDIN BINARY", self.table, self.columns);
         self.rows.copy(tx, &statement).await
     }
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::COLUMNS;
 use crate::event::{Recorded, StreamId};
-use crate::pg::copy::Rows;
+use crate::pg::copy::{Load, Rows};
 
 /// Ten million rows are a few runs of a sort with so much. Postgres divides it among those who sort for one index; up to three
 /// indexes are built side by side.
@@ -124,8 +124,12 @@ pub fn add(rows: &mut Rows, event: &Recorded) {
 /// # Errors
 /// The database's.
 pub async fn copy(tx: &Transaction<'_>, rows: Rows) -> Result<(), Error> {
-    rows.copy(tx, &format!("COPY events ({COLUMNS}) FROM STDIN BINARY"))
-        .await
+    let load = Load {
+        table: "events",
+        columns: COLUMNS,
+        rows,
+    };
+    load.send(tx).await
 }
 
 /// Position and id of every row, in no order.
