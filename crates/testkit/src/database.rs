@@ -59,18 +59,14 @@ impl Database {
     /// Drops the database, whoever is connected to it, and creates it again with nothing in it.
     pub async fn lose(&self) {
         let server = connect(&self.server_url).await;
-        let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
-        // By force it is refused while the server vacuums there; without, the server sends its vacuum away.
-        if server.batch_execute(&drop).await.is_err() {
-            let drop = drop.replace(" WITH (FORCE)", "");
-            let _ = server.batch_execute(&drop).await;
-        }
-        for statement in [drop, format!("CREATE DATABASE {}", self.name)] {
-            server
-                .batch_execute(&statement)
-                .await
-                .expect("the server's user may drop and create databases");
-        }
+        let create = format!("CREATE DATABASE {}", self.name);
+        let made_again = async {
+            drop_with_force(&server, &self.name).await?;
+            server.batch_execute(&create).await
+        };
+        made_again
+            .await
+            .expect("the server's user may drop and create databases");
     }
 
     /// A pool of at most `size` connections.
@@ -93,14 +89,24 @@ impl Drop for Database {
             if let Ok((server, connection)) = tokio_postgres::connect(&server_url, NoTls).await {
                 tokio::spawn(connection);
                 // What cannot be dropped is left to the server's owner; the test's own verdict stands.
-                let _ = server
-                    .batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
-                    .await;
+                let _ = drop_with_force(&server, &name).await;
             }
             let _ = done.send(());
         });
         let _ = waiting.recv_timeout(Duration::from_secs(DROP_SECS_MAX));
     }
+}
+
+/// Drops the database `name`, if there is one, whoever is connected to it.
+async fn drop_with_force(server: &Client, name: &str) -> Result<(), tokio_postgres::Error> {
+    let plain = format!("DROP DATABASE IF EXISTS {name}");
+    let forced = format!("{plain} WITH (FORCE)");
+    if server.batch_execute(&forced).await.is_ok() {
+        return Ok(());
+    }
+    // By force it is refused while the server vacuums there; without, the server sends its vacuum away.
+    let _ = server.batch_execute(&plain).await;
+    server.batch_execute(&forced).await
 }
 
 pub(crate) fn pool(url: &str, size: usize) -> Pool {

@@ -108,16 +108,19 @@ async fn not_in_use(pool: &Pool, service: &str) -> Result<()> {
     })?;
     // Of a run that was killed the server learns in a moment.
     let patience = Instant::now() + IN_USE_WAIT_MAX;
-    let mut others = pg::others(&client).await?;
-    while others > 0 && Instant::now() < patience {
+    loop {
+        let others = pg::others(&client).await?;
+        if others == 0 {
+            return Ok(());
+        }
+        if Instant::now() >= patience {
+            let connections = output::counted(others.unsigned_abs(), "connection");
+            bail!(
+                "{service} is running on this database ({connections}), and nothing was changed: stop all copies first"
+            );
+        }
         tokio::time::sleep(IN_USE_POLL).await;
-        others = pg::others(&client).await?;
     }
-    if others > 0 {
-        let connections = output::counted(others.unsigned_abs(), "connection");
-        bail!("{service} is running on this database ({connections}), and nothing was changed: stop all copies first");
-    }
-    Ok(())
 }
 
 fn print(service: &str, report: &Report, started: Instant, output: Output) {
