@@ -49,7 +49,7 @@ use self::batches::BatchLog;
 pub const RECORD_BYTES_MAX: usize = 5 * 1024 * 1024 - 1;
 
 /// The log's file in the data directory.
-const LOG_FILE: &str = "log.db";
+pub const LOG_FILE: &str = "log.db";
 
 /// What consumers of this broker set, as librdkafka names it. A lone order waits for it at each step, and a question that
 /// finds nothing new costs next to nothing here. Kafka answers a fetch as soon as there is a record, so there so short a wait

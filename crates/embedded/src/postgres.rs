@@ -351,6 +351,16 @@ impl Drop for Postgres {
     }
 }
 
+/// Where a start would make the cluster that `wanted` names, if there is none.
+///
+/// # Errors
+///
+/// [`Error::File`] when it cannot be told where the cluster lives.
+pub fn missing(wanted: &Path) -> Result<Option<PathBuf>, Error> {
+    let (_, data_dir) = place(wanted)?;
+    Ok((!data_dir.join(CLUSTER).is_dir()).then_some(data_dir))
+}
+
 /// Removes the cluster that `wanted` names, wherever it really lives, stopping a postmaster left behind by a crash.
 ///
 /// # Errors

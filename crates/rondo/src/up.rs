@@ -8,6 +8,7 @@
 //! rest is stopped and it is said which part and why. Data stays in the data directory; a crash leaves nothing that the
 //! next start does not mend.
 
+use std::future;
 use std::io::IsTerminal as _;
 use std::path::Path;
 use std::pin::pin;
@@ -21,13 +22,16 @@ use common::{kafka, pg, relay, telemetry};
 use embedded::broker::{self, Broker};
 use embedded::port;
 use embedded::postgres::{self, Postgres, Progress};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::RngCore as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::target::Endpoints;
-use crate::{init, system};
+use crate::init;
+use crate::system::{self, Part};
 
 /// Databases of the private cluster.
 const DATABASES: [&str; 4] = ["orders", "payments", "inventory", "registry"];
@@ -106,6 +110,23 @@ async fn start_broker(settings: broker::Settings, steps: &Steps) -> Result<Broke
     }
 }
 
+/// Refuses a data directory that has the broker's log and no databases any more: new ones would know nothing of what the log
+/// tells. The other way round the databases have it all, and what the log lacks is published again.
+fn refuse_log_alone(postgres_dir: &Path, broker_dir: &Path) -> Result<()> {
+    let log = broker_dir.join(broker::LOG_FILE);
+    if let Some(place) = postgres::missing(postgres_dir)?
+        && log.exists()
+    {
+        bail!(
+            "the databases are gone from {}, and {} is still there: nothing was changed. Put the databases back, or begin \
+             anew with `rondo up --fresh`, which removes both",
+            place.display(),
+            log.display()
+        );
+    }
+    Ok(())
+}
+
 /// Takes away everything that an earlier `up` kept, unless it is still running.
 async fn remove_data(data_dir: &Path) -> Result<()> {
     postgres::remove(&data_dir.join("postgres"))
@@ -124,7 +145,7 @@ struct Up {
     postgres: Postgres,
     broker: Broker,
     registry: Ended,
-    parts: Vec<(&'static str, Ended)>,
+    parts: Vec<Part>,
     serving: Ended,
     shutdown: CancellationToken,
     http_port: u16,
@@ -139,8 +160,10 @@ impl Up {
     async fn start(args: &Args, data_dir: &Path, steps: &Steps) -> Result<Self> {
         let mut notes = Vec::new();
         let shutdown = CancellationToken::new();
+        let (postgres_dir, broker_dir) = (data_dir.join("postgres"), data_dir.join("broker"));
+        refuse_log_alone(&postgres_dir, &broker_dir)?;
         steps.say("starting Postgres");
-        let postgres = Postgres::start(postgres::Settings::new(data_dir.join("postgres")), |progress| {
+        let postgres = Postgres::start(postgres::Settings::new(postgres_dir), |progress| {
             steps.say(&match progress {
                 Progress::Fetching { major } => format!("fetching Postgres {major}, once"),
                 Progress::Initialising => "making the database cluster, once".to_owned(),
@@ -174,7 +197,6 @@ impl Up {
                 "port 9092 is taken; the Kafka protocol is spoken on {kafka_port}"
             ));
         }
-        let broker_dir = data_dir.join("broker");
         std::fs::create_dir_all(&broker_dir)?;
         let broker = start_broker(
             broker::Settings {
@@ -205,17 +227,25 @@ impl Up {
 
         steps.say("starting orders, payments and inventory");
         let mut parts = Vec::new();
-        for (service, _) in system::PORTS {
-            parts.push(system::start(service, &environment, &shutdown).await?);
-        }
-        let (listener, http_port) = listen(args.port, "the HTTP API", &mut notes).await?;
-        let config = http_config(http_port)?;
-        let app = system::app(&mut parts, &config, &shutdown);
-        let serving = serve(listener, app, &config, &shutdown);
-        steps.done("orders, payments and inventory are running");
-
-        let http = format!("http://127.0.0.1:{http_port}");
-        fill_shelves(&http, &token).await?;
+        let starting = async {
+            for (service, _) in system::PORTS {
+                parts.push(system::start(service, &environment, &shutdown).await?);
+            }
+            let (listener, http_port) = listen(args.port, "the HTTP API", &mut notes).await?;
+            let config = http_config(http_port)?;
+            let app = system::app(&mut parts, &config, &shutdown);
+            let serving = serve(listener, app, &config, &shutdown);
+            steps.done("orders, payments and inventory are running");
+            let http = format!("http://127.0.0.1:{http_port}");
+            fill_shelves(&http, &token).await?;
+            anyhow::Ok((serving, http_port, http))
+        };
+        let (serving, http_port, http) = match starting.await {
+            Ok(started) => started,
+            // One that failed has stopped the rest, which those that still start then miss.
+            Err(_) if shutdown.is_cancelled() => return Err(failure(&mut parts).await),
+            Err(error) => return Err(error),
+        };
         let endpoints = Endpoints {
             http,
             kafka: broker.address(),
@@ -227,7 +257,6 @@ impl Up {
             namespace: None,
         };
         endpoints.write(data_dir)?;
-        let parts = parts.into_iter().map(|part| (part.service, part.ended)).collect();
         Ok(Self {
             postgres,
             broker,
@@ -247,8 +276,11 @@ impl Up {
         let services = self
             .parts
             .iter_mut()
-            .map(|(service, ended)| Box::pin(async move { (*service, why(ended.await)) }));
+            .map(|part| Box::pin(async move { (part.service, why((&mut part.ended).await)) }));
         tokio::select! {
+            biased;
+            // A service that fails stops the rest. Theirs is not the ending to tell.
+            () = self.shutdown.cancelled() => failure(&mut self.parts).await,
             reason = self.postgres.wait() => anyhow!("Postgres ended: {reason}"),
             reason = self.broker.wait() => anyhow!("the broker ended: {reason}"),
             ended = &mut self.registry => why(ended).context("the schema registry ended"),
@@ -260,12 +292,16 @@ impl Up {
     async fn stop(self, data_dir: &Path) {
         self.shutdown.cancel();
         let services = async {
-            for (service, ended) in self.parts {
+            for part in self.parts {
                 // One that ended by itself has been waited for already.
-                if !ended.is_finished()
-                    && let Ok(Err(error)) = ended.await
+                if !part.ended.is_finished()
+                    && let Ok(Err(error)) = part.ended.await
                 {
-                    tracing::warn!(service, error = format!("{error:#}"), "did not stop in order");
+                    tracing::warn!(
+                        service = part.service,
+                        error = format!("{error:#}"),
+                        "did not stop in order"
+                    );
                 }
             }
             if !self.serving.is_finished() {
@@ -314,6 +350,20 @@ impl Up {
         println!("Then: {binary} saga list    {binary} saga show ORDER_ID    {binary} audit\nCtrl-C stops.\n");
         tracing::debug!(port = self.http_port, "up");
     }
+}
+
+/// Why one of the services failed, and by that stopped the others.
+async fn failure(parts: &mut [Part]) -> anyhow::Error {
+    let endings = parts.iter_mut().map(async |part| match (&mut part.ended).await {
+        Ok(Ok(())) => None,
+        failed => Some(why(failed).context(format!("{} ended", part.service))),
+    });
+    let mut failures = pin!(endings.collect::<FuturesUnordered<_>>().filter_map(future::ready));
+    let first = tokio::time::timeout(STOP_WAIT, failures.next()).await;
+    first
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| anyhow!("the services stopped without being told to"))
 }
 
 fn why(ended: Result<Result<()>, tokio::task::JoinError>) -> anyhow::Error {
@@ -473,5 +523,51 @@ impl Steps {
         if let Some(spinner) = &self.spinner {
             spinner.finish_and_clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::http::Health;
+    use utoipa_axum::router::OpenApiRouter;
+
+    use super::*;
+
+    fn part(service: &'static str, ends: impl Future<Output = Result<()>> + Send + 'static) -> Part {
+        Part {
+            service,
+            routes: OpenApiRouter::new(),
+            health: Health::new(),
+            ended: tokio::spawn(ends),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_services_that_end_together_the_one_that_failed_is_told() {
+        let mut parts = [
+            part("orders", async { Ok(()) }),
+            part("payments", async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                bail!("its group is ahead")
+            }),
+            part("inventory", future::pending()),
+        ];
+        assert_eq!(
+            format!("{:#}", failure(&mut parts).await),
+            "payments ended: its group is ahead"
+        );
+    }
+
+    #[test]
+    fn a_log_without_its_databases_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (postgres, broker) = (dir.path().join("postgres"), dir.path().join("broker"));
+        std::fs::create_dir(&broker).unwrap();
+        refuse_log_alone(&postgres, &broker).expect("a first start, stopped before its broker started");
+        std::fs::write(broker.join(broker::LOG_FILE), "").unwrap();
+        let refused = refuse_log_alone(&postgres, &broker).unwrap_err().to_string();
+        assert!(refused.contains("--fresh"), "{refused}");
+        std::fs::create_dir_all(postgres.join("cluster")).unwrap();
+        refuse_log_alone(&postgres, &broker).expect("both are there");
     }
 }
