@@ -119,7 +119,10 @@ pub enum PinError {
         subject: String,
     },
     /// The registry refuses it.
-    #[error("the registry refuses schema {fullname} v{version} under subject {subject}: {reason}")]
+    #[error(
+        "the registry refuses schema {fullname} v{version} under subject {subject}: {reason}; `rondo schema check` says what to \
+         change"
+    )]
     Refused {
         /// The record.
         fullname: &'static str,
@@ -235,7 +238,7 @@ impl Registry {
                         fullname: event_type.fullname,
                         version: version.version,
                         subject,
-                        reason: error.cause.clone().unwrap_or(error.error),
+                        reason: listing::brief(&error.cause.clone().unwrap_or(error.error)),
                     });
                 }
                 Err(error) => return Err(PinError::Unavailable(error)),

@@ -34,6 +34,8 @@ pub struct Unreadable {
     pub id: u32,
     /// The record.
     pub name: String,
+    /// Whether this build has it, too, as an earlier version: then its newest is at fault.
+    pub own: bool,
     /// What is in the way.
     pub finding: Finding,
 }
@@ -173,11 +175,23 @@ pub(crate) fn unreadable<M: Model>(model: &M, candidates: &[Candidate]) -> Vec<U
             Some(Unreadable {
                 place: candidate.place.clone(),
                 id: candidate.id,
+                own: is_own(model, &name, &candidate.text),
                 name,
                 finding,
             })
         })
         .collect()
+}
+
+/// Whether `text` is a version that this build has of the record `name`.
+fn is_own<M: Model>(model: &M, name: &str, text: &str) -> bool {
+    let canonical = |text: &str| avro::parse(text, Defaults::Unchecked).map(|schema| schema.canonical());
+    let types = M::Event::TYPES.iter().chain(model.hears().iter().copied().flatten());
+    let mut versions = types
+        .filter(|event_type| event_type.fullname == name)
+        .flat_map(|event_type| event_type.versions);
+    let Ok(text) = canonical(text) else { return false };
+    versions.any(|version| canonical(version.avsc).is_ok_and(|version| version == text))
 }
 
 fn judge<M: Model>(model: &M, candidate: &Candidate) -> Option<(String, Finding)> {

@@ -149,10 +149,8 @@ pub enum Error {
     },
     /// Data may come, or are there, that this build cannot read.
     #[error(
-        "{service} would meet events that it cannot read.{}\n  A schema newer than this build: start the newer build. One that \
-         was registered by mistake: delete that version from the registry (`rondo schema check --registry` shows it). \
-         RONDO_UNREADABLE_SCHEMAS=warn starts all the same",
-        listed(.found)
+        "{service} would meet events that it cannot read.{}\n  {} RONDO_UNREADABLE_SCHEMAS=warn starts all the same",
+        listed(.found), advice(.found)
     )]
     Unreadable {
         /// The service.
@@ -500,8 +498,52 @@ fn listed(found: &[Unreadable]) -> String {
     lines.chain(rest).collect()
 }
 
+/// What to do about them.
+fn advice(found: &[Unreadable]) -> &'static str {
+    if found.iter().any(|unreadable| unreadable.own) {
+        "This build has versions itself that its newest schema cannot read: mend the newest one (`rondo schema check` says \
+         how), and never delete a version that events were written with."
+    } else {
+        "A schema newer than this build: start the newer build. One that was registered by mistake: delete that version from \
+         the registry (`rondo schema check --registry` shows it)."
+    }
+}
+
 /// Whether two texts are the same schema, whatever their white space and the order of their attributes.
 fn same_schema(ours: &str, theirs: &str) -> bool {
     let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).ok();
     parse(ours).is_some_and(|ours| parse(theirs) == Some(ours))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(own: bool) -> String {
+        let unreadable = Unreadable {
+            place: "subject s version 1".to_owned(),
+            id: 7,
+            name: "rondo.orders.OrderPlaced".to_owned(),
+            own,
+            finding: avro::Finding {
+                reason: "READER_FIELD_MISSING_DEFAULT_VALUE",
+                path: "/fields/14".to_owned(),
+                field: "gift_message".to_owned(),
+                detail: "gift_message".to_owned(),
+                hint: "give gift_message a default".to_owned(),
+            },
+        };
+        let found = vec![unreadable];
+        Error::Unreadable {
+            service: "orders",
+            found,
+        }
+        .to_string()
+    }
+
+    #[test]
+    fn only_a_version_that_this_build_does_not_have_may_be_deleted() {
+        assert!(refusal(true).contains("never delete"), "{}", refusal(true));
+        assert!(refusal(false).contains(": delete that version"), "{}", refusal(false));
+    }
 }

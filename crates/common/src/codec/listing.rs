@@ -155,7 +155,7 @@ impl Registry {
         match self.ask(Method::POST, &path, Some(&body)).await {
             Ok(found) if found["is_compatible"] == true => Ok(Vec::new()),
             Ok(found) => {
-                let messages = texts(&found["messages"]);
+                let messages = objections(texts(&found["messages"]));
                 let silent = vec!["it is not compatible, and the registry does not say why".to_owned()];
                 Ok(if messages.is_empty() { silent } else { messages })
             }
@@ -226,7 +226,7 @@ impl Registry {
             return Err(ListingError::Refused {
                 path: path.to_owned(),
                 status,
-                message: found["message"].as_str().unwrap_or("no reason given").to_owned(),
+                message: brief(found["message"].as_str().unwrap_or("no reason given")),
             });
         }
         Err(last.expect("a registry has at least one URL, and each was tried"))
@@ -238,7 +238,61 @@ fn level_in(config: &Value) -> String {
     level.and_then(Value::as_str).unwrap_or("NONE").to_owned()
 }
 
+/// A registry's refusal without the whole text of the older schema, which Confluent's words end with and ours, too.
+pub(super) fn brief(message: &str) -> String {
+    match message.split_once(", {oldSchema: '") {
+        Some((reasons, _)) if reasons.contains('[') => format!("{reasons}]"),
+        Some((reasons, _)) => reasons.to_owned(),
+        None => message.to_owned(),
+    }
+}
+
+/// What is wrong, one entry each, and with which version; not the older schema's text, nor the level.
+fn objections(messages: Vec<String>) -> Vec<String> {
+    let version = messages
+        .iter()
+        .find_map(|message| message.strip_prefix("{oldSchemaVersion: ")?.strip_suffix('}'))
+        .map(|version| format!("against version {version}: "))
+        .unwrap_or_default();
+    let told = messages
+        .iter()
+        .filter(|message| !message.starts_with("{oldSchema") && !message.starts_with("{validateFields"));
+    told.map(|message| format!("{version}{message}")).collect()
+}
+
 fn texts(list: &Value) -> Vec<String> {
     let list = list.as_array().into_iter().flatten();
     list.filter_map(|text| text.as_str().map(str::to_owned)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WRONG: &str = "{errorType:'TYPE_MISMATCH', description:'a field', additionalInfo:'reader type: STRING'}";
+
+    #[test]
+    fn a_refusal_is_told_without_the_older_schema() {
+        let refusal = format!(
+            "not compatible, details: [{WRONG}, {{oldSchemaVersion: 1}}, {{oldSchema: '{{\"type\":\"record\"}}'}}, {{validateFields: 'false'}}]"
+        );
+        assert_eq!(
+            brief(&refusal),
+            format!("not compatible, details: [{WRONG}, {{oldSchemaVersion: 1}}]")
+        );
+        assert_eq!(brief("no such subject"), "no such subject");
+    }
+
+    #[test]
+    fn an_objection_names_the_version_that_it_is_held_against() {
+        let messages = [
+            WRONG,
+            "{oldSchemaVersion: 3}",
+            "{oldSchema: '…'}",
+            "{validateFields: 'false'}",
+        ];
+        let told = objections(messages.map(str::to_owned).into());
+        assert_eq!(told, [format!("against version 3: {WRONG}")]);
+        assert_eq!(objections(vec!["no".to_owned()]), ["no"]);
+    }
 }

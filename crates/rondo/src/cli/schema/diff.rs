@@ -63,8 +63,8 @@ impl Order {
                  with RONDO_WRITE_VERSIONS until every consumer runs the new build"
             }
             Self::Producers => {
-                "producers first: the old version reads new data, but the new one does not read old data, which stay in the \
-                 log; not possible where topics are kept"
+                "not at all: the new version does not read old data, which stay in the log. Only where topics are not kept \
+                 could producers go first"
             }
             Self::Neither => "neither: this is another event, give it another name",
         }

@@ -253,10 +253,16 @@ pub(super) async fn register(args: &RegisterArgs, global: &GlobalArgs) -> Result
             });
             if standing.is_wanting() {
                 refused = true;
-                let findings = standing
-                    .unreadable
-                    .iter()
-                    .map(|(_, found)| format!("{} at {}: {}; {}", found.reason, found.path, found.detail, found.hint));
+                let findings = standing.unreadable.iter().map(|(registered, found)| {
+                    let Finding {
+                        reason,
+                        path,
+                        detail,
+                        hint,
+                        ..
+                    } = found;
+                    format!("it cannot read registered version {registered}: {reason} at {path}: {detail}; {hint}")
+                });
                 step["refused"] = json!(findings.chain(standing.objections.iter().cloned()).collect::<Vec<_>>());
             } else if args.execute {
                 match registry.register_text(&standing.subject, &version.text).await {
