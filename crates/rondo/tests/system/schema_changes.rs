@@ -241,11 +241,15 @@ fn newest(event: &str) -> Value {
 }
 
 fn value(event: &str) -> Value {
-    let text = match event {
-        ORDER => include_str!("../../../contracts/golden/OrderPlaced.v3.json"),
-        _ => include_str!("../../../contracts/golden/PaymentDeclined.v2.json"),
-    };
-    serde_json::from_str(text).unwrap()
+    let types = service_of(event).types;
+    let newest = types
+        .iter()
+        .find(|event_type| event_type.name == event)
+        .unwrap()
+        .newest();
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../contracts/golden");
+    let text = std::fs::read_to_string(format!("{golden}/{event}.v{}.json", newest.version)).unwrap();
+    serde_json::from_str(&text).unwrap()
 }
 
 /// What this build's wire type sees in `datum`.
