@@ -29,7 +29,7 @@ use rand::RngCore as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::target::Endpoints;
+use crate::cli::target::{Endpoints, default_data_dir};
 use crate::init;
 use crate::system::{self, Part};
 
@@ -347,6 +347,13 @@ impl Up {
              \"lines\":[{{\"sku\":\"DEMO-1\",\"quantity\":2,\"unit_price_minor\":1999}}]}}'\n"
         );
         let binary = std::env::args().next().unwrap_or_else(|| "rondo".to_owned());
+        let found_by_itself = std::env::var_os("RONDO_DATA_DIR").is_some()
+            || default_data_dir()
+                .and_then(|usual| Ok(usual.canonicalize()?))
+                .is_ok_and(|usual| usual == data_dir);
+        if !found_by_itself {
+            println!("In other terminals first: export RONDO_DATA_DIR={}", data_dir.display());
+        }
         println!("Then: {binary} saga list    {binary} saga show ORDER_ID    {binary} audit\nCtrl-C stops.\n");
         tracing::debug!(port = self.http_port, "up");
     }
