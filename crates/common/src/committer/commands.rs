@@ -128,9 +128,9 @@ impl<M: Model> Committer<M> {
                     }
                 }
                 pace.fill(&mut batch, &mut waiting, BATCH_ITEMS_MAX).await;
-                let (began, asks) = (Instant::now(), batch.len());
+                let (began, several) = (Instant::now(), batch.len() > 1);
                 committer.commit_asks(std::mem::take(&mut batch), &shutdown).await;
-                pace.committed(asks, began);
+                pace.committed(several, began);
             }
         };
         (Commands { queue }, serve)

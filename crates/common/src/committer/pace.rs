@@ -1,18 +1,19 @@
-//! How soon a loop commits again: after a commit of some size, not before as much time has passed as that commit took.
+//! How soon a loop commits again: after a commit for several orders not before a while has passed.
 //!
 //! A transaction costs a few milliseconds of all processors together, in the services, Postgres and Kafka, whatever is in it.
-//! Where there is much to do, a loop that begins at once finds little more than what came during its last commit; after the
-//! pause it finds more, and fewer transactions do the same work. Their length follows the load, and so does the pause.
+//! Where several orders are under way, a loop that begins at once finds little more than what came during its last commit; after
+//! the pause it finds more, and fewer transactions, records and fetches do the same work. The pause is as long as the commit
+//! took, within bounds: it follows the load by itself.
 
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// A smaller commit says that there is little to do: the next one begins at once, so that a lone order waits for nothing.
-const ITEMS_MIN: usize = 8;
+/// Shortest pause: in less than that too little comes to make up for the waiting.
+const PAUSE_MIN: Duration = Duration::from_millis(8);
 /// Longest pause: a slow disk or a conflict makes commits long, and more company would make them longer.
-const PAUSE_MAX: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// When the next commit of a loop may begin.
 pub(super) struct Pace {
@@ -38,13 +39,14 @@ impl Pace {
         }
     }
 
-    /// A commit of so many items ends now.
-    pub(super) fn committed(&mut self, items: usize, began: Instant) {
+    /// A commit ends now. One for a single order says that there is little to do: the next one begins at once, so that a lone
+    /// order waits for nothing.
+    pub(super) fn committed(&mut self, several_orders: bool, began: Instant) {
         let now = Instant::now();
-        self.next = if items < ITEMS_MIN {
-            now
+        self.next = if several_orders {
+            now + (now - began).clamp(PAUSE_MIN, PAUSE_MAX)
         } else {
-            now + (now - began).min(PAUSE_MAX)
+            now
         };
     }
 }
@@ -53,13 +55,13 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// How long a commit of so many items that took so long makes the next batch of two wait, and what it then is.
-    async fn after(items: usize, took: Duration, room: usize) -> (Duration, Vec<u8>) {
+    /// How long a commit that took so long makes the next batch of two wait, and what that batch then is.
+    async fn after(several_orders: bool, took: Duration, room: usize) -> (Duration, Vec<u8>) {
         let (sender, mut queue) = mpsc::channel(8);
         let mut pace = Pace::new();
         let began = Instant::now();
         tokio::time::advance(took).await;
-        pace.committed(items, began);
+        pace.committed(several_orders, began);
         let began = Instant::now();
         let mut batch = vec![1, 2];
         tokio::spawn(async move {
@@ -74,21 +76,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_comes_while_a_commit_is_paused_joins_it_up_to_the_room() {
-        let took = Duration::from_millis(6);
-        assert_eq!(after(ITEMS_MIN, took, 100).await, (took, vec![1, 2, 3, 4, 5]));
-        assert_eq!(after(ITEMS_MIN, took, 4).await, (took, vec![1, 2, 3, 4]));
+        let took = (PAUSE_MIN + PAUSE_MAX) / 2;
+        assert_eq!(after(true, took, 100).await, (took, vec![1, 2, 3, 4, 5]));
+        assert_eq!(after(true, took, 4).await, (took, vec![1, 2, 3, 4]));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_small_commit_and_a_full_batch_are_followed_at_once() {
-        let took = Duration::from_millis(6);
-        assert_eq!(after(ITEMS_MIN - 1, took, 100).await, (Duration::ZERO, vec![1, 2]));
-        assert_eq!(after(ITEMS_MIN, took, 2).await, (Duration::ZERO, vec![1, 2]));
+    async fn a_commit_for_one_order_and_a_full_batch_are_followed_at_once() {
+        assert_eq!(after(false, PAUSE_MAX, 100).await, (Duration::ZERO, vec![1, 2]));
+        assert_eq!(after(true, PAUSE_MAX, 2).await, (Duration::ZERO, vec![1, 2]));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_long_commit_is_followed_after_the_longest_pause() {
-        let (waited, batch) = after(ITEMS_MIN, PAUSE_MAX * 50, 100).await;
-        assert_eq!((waited, batch.len()), (PAUSE_MAX, 5));
+    async fn the_pause_is_bounded_both_ways() {
+        for (took, pause) in [(Duration::ZERO, PAUSE_MIN), (PAUSE_MAX * 50, PAUSE_MAX)] {
+            let (waited, batch) = after(true, took, 100).await;
+            assert_eq!((waited, batch.len()), (pause, 5));
+        }
     }
 }

@@ -84,11 +84,17 @@ impl<M: Model> Committer<M> {
                 let room = self.breaker.room(items.iter().map(dies));
                 held = items.drain(room..).chain(held).collect();
             }
-            let (began, with_work) = (Instant::now(), items.iter().filter(|item| !item.is_idle()).count());
+            let began = Instant::now();
+            let mut sagas = items
+                .iter()
+                .filter(|item| !item.is_idle())
+                .map(|item| item.cause.correlation_id);
+            let first = sagas.next();
+            let several = sagas.any(|saga| Some(saga) != first);
             self.claims.begin();
             let left = self.commit_records(items, &shutdown).await;
             self.claims.end();
-            pace.committed(with_work, began);
+            pace.committed(several, began);
             let Some(left) = left else { return };
             held = left.into_iter().chain(held).collect();
         }
