@@ -225,6 +225,8 @@ impl Publisher {
         let mut config = producer_config(settings);
         // An event is never given up: it waits in the window, and in the table, until Kafka has it.
         config.set("message.timeout.ms", "0");
+        // Else librdkafka goes on behind a record that Kafka refused, under a new epoch, until it is told to stop.
+        config.set("enable.gapless.guarantee", "true");
         let context = Context {
             in_flight: in_flight.clone(),
         };
@@ -288,5 +290,82 @@ impl Drop for Publisher {
             producer.purge(PurgeConfig::default().queue().inflight());
             std::thread::spawn(move || drop(producer));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use bytes::Bytes;
+    use jiff::Timestamp;
+    use rdkafka::consumer::{BaseConsumer, Consumer as _};
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::event::{Envelope, StreamId};
+
+    const TOPIC: &str = "counter.events";
+    const PATIENCE: Duration = Duration::from_secs(30);
+    /// What a producer that goes on under a new epoch needs, many times over.
+    const TIME_TO_GO_ON: Duration = Duration::from_secs(1);
+
+    fn row(position: i64) -> Recorded {
+        Recorded {
+            stream_id: StreamId::of_kind("counter", "a"),
+            envelope: Envelope {
+                id: Uuid::now_v7(),
+                event_type: "Counted".into(),
+                source: "counter".into(),
+                subject: "a".into(),
+                occurred_at: Timestamp::now(),
+                correlation_id: Uuid::nil(),
+                causation_id: Uuid::nil(),
+                traceparent: None,
+                stream_version: position,
+                position,
+            },
+            schema_id: 1,
+            payload: Bytes::from_static(b"\0\0\0\0\x01"),
+        }
+    }
+
+    #[test]
+    fn nothing_follows_a_refused_record_even_before_the_producer_is_given_up() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic(TOPIC, 1, 1).unwrap();
+        let settings = kafka::Settings {
+            brokers: cluster.bootstrap_servers(),
+            ..kafka::Settings::default()
+        };
+        let in_flight = InFlight::new("counter", Progress::default());
+        let publisher = Publisher::new(&settings, "counter", TOPIC, &in_flight).unwrap();
+        let until = |what: &str, condition: &dyn Fn() -> bool| {
+            let deadline = Instant::now() + PATIENCE;
+            while !condition() {
+                assert!(Instant::now() < deadline, "{what}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        assert!(publisher.send(&row(1)));
+        until("the first record is acknowledged", &|| in_flight.window().is_empty());
+
+        let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH;
+        cluster.request_errors(RDKafkaApiKey::Produce, &[refusal]);
+        assert!(publisher.send(&row(2)));
+        until("the refusal is reported", &|| in_flight.take_failure().is_some());
+        for position in 3..=9 {
+            publisher.send(&row(position));
+        }
+        std::thread::sleep(TIME_TO_GO_ON);
+
+        let reader: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &settings.brokers)
+            .create()
+            .unwrap();
+        let (_, end) = reader.fetch_watermarks(TOPIC, 0, PATIENCE).unwrap();
+        assert_eq!(end, 1, "records were written behind the one that was refused");
     }
 }

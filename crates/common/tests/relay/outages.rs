@@ -17,9 +17,10 @@ async fn mock_world() -> (Cluster, World) {
     let cluster = MockCluster::new(3).unwrap();
     let mut world = World::on(cluster.bootstrap_servers()).await;
     world.settings.topic = "counter.events".to_owned();
-    // It takes what follows a record that it refused, which Kafka knows by its sequence number and refuses too.
-    let one_at_a_time = ("max.in.flight.requests.per.connection".to_owned(), "1".to_owned());
-    world.settings.kafka.properties.extend([one_at_a_time]);
+    // It takes a request that was under way behind one that it refused; Kafka refuses that too, by its sequence numbers. So
+    // what one commit appends goes in one request.
+    let linger = ("linger.ms".to_owned(), "100".to_owned());
+    world.settings.kafka.properties.extend([linger]);
     cluster.create_topic(&world.settings.topic, 3, 3).unwrap();
     (cluster, world)
 }
@@ -70,6 +71,13 @@ async fn append_versions(world: &World, versions: std::ops::RangeInclusive<i64>)
             .append(&["a", "b", "c", "d"].map(|stream| (stream, version)))
             .await;
     }
+}
+
+async fn append_at_once(world: &World, versions: std::ops::RangeInclusive<i64>) {
+    let rows: Vec<_> = versions
+        .flat_map(|version| ["a", "b", "c", "d"].map(|stream| (stream, version)))
+        .collect();
+    world.append(&rows).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,7 +142,7 @@ async fn a_record_that_is_refused_is_published_again_and_nothing_overtakes_it() 
     world.published().await;
     let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
     cluster.request_errors(RDKafkaApiKey::Produce, &[refused; 4]);
-    append_versions(&world, 6..=30).await;
+    append_at_once(&world, 6..=30).await;
     world.published().await;
     assert_log_has_all(&world).await;
     relay.stop().await;
@@ -152,7 +160,7 @@ async fn a_producer_that_lost_its_sequence_is_replaced() {
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH,
     ];
     cluster.request_errors(RDKafkaApiKey::Produce, &errors);
-    append_versions(&world, 6..=30).await;
+    append_at_once(&world, 6..=30).await;
     world.published().await;
     assert_log_has_all(&world).await;
     relay.stop().await;
