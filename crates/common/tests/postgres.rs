@@ -71,6 +71,29 @@ async fn a_statement_for_batches_is_planned_once_for_all_values() {
 }
 
 #[tokio::test]
+async fn a_statement_for_batches_keeps_to_its_keys_when_it_is_planned_on_empty_tables() {
+    let database = database().await;
+    let plan = async |pool: Result<deadpool_postgres::Pool, pg::Error>, statement: &str| {
+        let client = pool.unwrap().get().await.unwrap();
+        let prepare = format!("PREPARE batch (int[]) AS {statement}");
+        client.batch_execute(&prepare).await.unwrap();
+        let lines = client.query("EXPLAIN EXECUTE batch ('{1,2}')", &[]).await.unwrap();
+        lines.iter().map(|line| line.get(0)).collect::<Vec<String>>().join("\n")
+    };
+    for statement in [
+        "SELECT weight FROM parcels WHERE id = ANY($1)",
+        "UPDATE parcels SET weight = 2 FROM unnest($1) AS moved (id) WHERE parcels.id = moved.id",
+    ] {
+        let keyed = plan(pg::planned_once(database.url(), 1), statement).await;
+        assert!(
+            keyed.contains("parcels_pkey") && !keyed.contains("Seq Scan"),
+            "{statement}: {keyed}"
+        );
+        assert!(!keyed.contains("JIT"), "{statement}: {keyed}");
+    }
+}
+
+#[tokio::test]
 async fn the_loser_of_a_deadlock_has_a_conflict() {
     let database = database().await;
     let (first, second) = (database.client().await, database.client().await);
