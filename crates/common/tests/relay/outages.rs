@@ -103,6 +103,63 @@ async fn kafka_may_be_away_and_come_back() {
     relay.stop().await;
 }
 
+/// Where the logs of two partitions end that have a leader.
+async fn log_ends(world: &World, partitions: [i32; 2]) -> [i64; 2] {
+    use rdkafka::consumer::{BaseConsumer, Consumer};
+    let (brokers, topic) = (world.settings.kafka.brokers.clone(), world.settings.topic.clone());
+    let ask = move || {
+        let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
+        partitions.map(|partition| consumer.fetch_watermarks(&topic, partition, PATIENCE).unwrap().1)
+    };
+    tokio::task::spawn_blocking(ask).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_is_away_holds_up_no_other() {
+    let (cluster, world) = mock_world().await;
+    let (away, others) = (1, [0, 2]);
+    cluster.partition_leader(&world.settings.topic, away, Some(2)).unwrap();
+    for partition in others {
+        cluster
+            .partition_leader(&world.settings.topic, partition, Some(1))
+            .unwrap();
+    }
+    let relay = world.start_with(Settings {
+        poll: PATIENCE * 2,
+        ..world.settings.clone()
+    });
+    relay.leads().await;
+    let commit = async |versions: std::ops::RangeInclusive<i64>| {
+        for version in versions {
+            let recorded = world
+                .append(&["a", "b", "c", "d"].map(|stream| (stream, version)))
+                .await;
+            relay.handle.offer(recorded);
+        }
+    };
+    commit(1..=5).await;
+    world.published().await;
+    let before = log_ends(&world, others).await;
+    let not_away: i64 = before.iter().sum();
+    assert!(0 < not_away && not_away < 20, "streams are on both sides: {before:?}");
+    cluster.broker_down(2).unwrap();
+    commit(6..=10).await;
+    testkit::eventually("the others are published", PATIENCE, async || {
+        let now = log_ends(&world, others).await;
+        if now == before.map(|end| end * 2) {
+            Ok(())
+        } else {
+            Err(now)
+        }
+    })
+    .await;
+    assert!(relay.handle.status().cursor < 40);
+    cluster.broker_up(2).unwrap();
+    world.published().await;
+    assert_log_has_all(&world).await;
+    relay.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_without_kafka_waits_for_it() {
     let (cluster, world) = mock_world().await;
