@@ -53,7 +53,7 @@ fn subject(shop: &Shop, event: &str) -> String {
 }
 
 /// What this build writes.
-fn newest(event: &str) -> &'static SchemaVersion {
+pub(crate) fn newest(event: &str) -> &'static SchemaVersion {
     event_type(event).1.newest()
 }
 

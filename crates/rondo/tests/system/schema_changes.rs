@@ -12,6 +12,7 @@ use contracts::{orders, payments};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::schema;
 use crate::shop::Shop;
 
 /// How a schema or a value differs from this build's.
@@ -235,20 +236,13 @@ fn service_of(event: &str) -> &'static Service {
 }
 
 fn newest(event: &str) -> Value {
-    let types = service_of(event).types;
-    let event_type = types.iter().find(|event_type| event_type.name == event).unwrap();
-    serde_json::from_str(event_type.newest().avsc).unwrap()
+    serde_json::from_str(schema::newest(event).avsc).unwrap()
 }
 
 fn value(event: &str) -> Value {
-    let types = service_of(event).types;
-    let newest = types
-        .iter()
-        .find(|event_type| event_type.name == event)
-        .unwrap()
-        .newest();
+    let version = schema::newest(event).version;
     let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../contracts/golden");
-    let text = std::fs::read_to_string(format!("{golden}/{event}.v{}.json", newest.version)).unwrap();
+    let text = std::fs::read_to_string(format!("{golden}/{event}.v{version}.json")).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
