@@ -295,45 +295,19 @@ impl Drop for Publisher {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
-    use bytes::Bytes;
-    use jiff::Timestamp;
-    use rdkafka::consumer::{BaseConsumer, Consumer as _};
     use rdkafka::mocking::MockCluster;
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
-    use uuid::Uuid;
 
     use super::*;
-    use crate::event::{Envelope, StreamId};
+    use crate::relay::outbox::tests::rows;
 
     const TOPIC: &str = "counter.events";
     const PATIENCE: Duration = Duration::from_secs(30);
     /// What a producer that goes on under a new epoch needs, many times over.
     const TIME_TO_GO_ON: Duration = Duration::from_secs(1);
 
-    fn row(position: i64) -> Recorded {
-        Recorded {
-            stream_id: StreamId::of_kind("counter", "a"),
-            envelope: Envelope {
-                id: Uuid::now_v7(),
-                event_type: "Counted".into(),
-                source: "counter".into(),
-                subject: "a".into(),
-                occurred_at: Timestamp::now(),
-                correlation_id: Uuid::nil(),
-                causation_id: Uuid::nil(),
-                traceparent: None,
-                stream_version: position,
-                position,
-            },
-            schema_id: 1,
-            payload: Bytes::from_static(b"\0\0\0\0\x01"),
-        }
-    }
-
-    #[test]
-    fn nothing_follows_a_refused_record_even_before_the_producer_is_given_up() {
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nothing_follows_a_refused_record_even_before_the_producer_is_given_up() {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic(TOPIC, 1, 1).unwrap();
         let settings = kafka::Settings {
@@ -342,30 +316,25 @@ mod tests {
         };
         let in_flight = InFlight::new("counter", Progress::default());
         let publisher = Publisher::new(&settings, "counter", TOPIC, &in_flight).unwrap();
-        let until = |what: &str, condition: &dyn Fn() -> bool| {
-            let deadline = Instant::now() + PATIENCE;
-            while !condition() {
-                assert!(Instant::now() < deadline, "{what}");
-                std::thread::sleep(Duration::from_millis(5));
-            }
+        let [first, refused, behind @ ..] = &rows(&[1, 2, 3, 4, 5, 6, 7, 8, 9])[..] else {
+            unreachable!()
         };
-        assert!(publisher.send(&row(1)));
-        until("the first record is acknowledged", &|| in_flight.window().is_empty());
+        assert!(publisher.send(first));
+        testkit::eventually("the first record is acknowledged", PATIENCE, async || {
+            in_flight.window().is_empty()
+        })
+        .await;
 
         let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH;
         cluster.request_errors(RDKafkaApiKey::Produce, &[refusal]);
-        assert!(publisher.send(&row(2)));
-        until("the refusal is reported", &|| in_flight.take_failure().is_some());
-        for position in 3..=9 {
-            publisher.send(&row(position));
+        assert!(publisher.send(refused));
+        testkit::eventually("the refusal is reported", PATIENCE, async || in_flight.take_failure()).await;
+        for row in behind {
+            publisher.send(row);
         }
-        std::thread::sleep(TIME_TO_GO_ON);
+        tokio::time::sleep(TIME_TO_GO_ON).await;
 
-        let reader: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", &settings.brokers)
-            .create()
-            .unwrap();
-        let (_, end) = reader.fetch_watermarks(TOPIC, 0, PATIENCE).unwrap();
-        assert_eq!(end, 1, "records were written behind the one that was refused");
+        let ends = kafka::log_ends(&settings, &[TOPIC.to_owned()]).await.unwrap();
+        assert_eq!(ends[0].end, 1, "records were written behind the one that was refused");
     }
 }

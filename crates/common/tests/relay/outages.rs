@@ -65,19 +65,18 @@ async fn assert_log_has_all(world: &World) {
     .unwrap();
 }
 
+fn rows(version: i64) -> [(&'static str, i64); 4] {
+    ["a", "b", "c", "d"].map(|stream| (stream, version))
+}
+
 async fn append_versions(world: &World, versions: std::ops::RangeInclusive<i64>) {
     for version in versions {
-        world
-            .append(&["a", "b", "c", "d"].map(|stream| (stream, version)))
-            .await;
+        world.append(&rows(version)).await;
     }
 }
 
 async fn append_at_once(world: &World, versions: std::ops::RangeInclusive<i64>) {
-    let rows: Vec<_> = versions
-        .flat_map(|version| ["a", "b", "c", "d"].map(|stream| (stream, version)))
-        .collect();
-    world.append(&rows).await;
+    world.append(&versions.flat_map(rows).collect::<Vec<_>>()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,10 +130,7 @@ async fn a_partition_that_is_away_holds_up_no_other() {
     relay.leads().await;
     let commit = async |versions: std::ops::RangeInclusive<i64>| {
         for version in versions {
-            let recorded = world
-                .append(&["a", "b", "c", "d"].map(|stream| (stream, version)))
-                .await;
-            relay.handle.offer(recorded);
+            relay.handle.offer(world.append(&rows(version)).await);
         }
     };
     commit(1..=5).await;
