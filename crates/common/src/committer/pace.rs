@@ -1,7 +1,7 @@
-//! How soon a loop commits again: after a commit for several orders not before a while has passed.
+//! How soon a loop commits again: after a commit for several sagas not before a while has passed.
 //!
 //! A transaction costs a few milliseconds of all processors together, in the services, Postgres and Kafka, whatever is in it.
-//! Where several orders are under way, a loop that begins at once finds little more than what came during its last commit; after
+//! Where several sagas are under way, a loop that begins at once finds little more than what came during its last commit; after
 //! the pause it finds more, and fewer transactions, records and fetches do the same work. The pause is as long as the commit
 //! took, within bounds: it follows the load by itself.
 
@@ -39,11 +39,11 @@ impl Pace {
         }
     }
 
-    /// A commit ends now. One for a single order says that there is little to do: the next one begins at once, so that a lone
-    /// order waits for nothing.
-    pub(super) fn committed(&mut self, several_orders: bool, began: Instant) {
+    /// A commit ends now. One for a single saga says that there is little to do: the next one begins at once, so that a lone
+    /// saga waits for nothing.
+    pub(super) fn committed(&mut self, several_sagas: bool, began: Instant) {
         let now = Instant::now();
-        self.next = if several_orders {
+        self.next = if several_sagas {
             now + (now - began).clamp(PAUSE_MIN, PAUSE_MAX)
         } else {
             now
@@ -56,12 +56,12 @@ mod tests {
     use super::*;
 
     /// How long a commit that took so long makes the next batch of two wait, and what that batch then is.
-    async fn after(several_orders: bool, took: Duration, room: usize) -> (Duration, Vec<u8>) {
+    async fn after(several_sagas: bool, took: Duration, room: usize) -> (Duration, Vec<u8>) {
         let (sender, mut queue) = mpsc::channel(8);
         let mut pace = Pace::new();
         let began = Instant::now();
         tokio::time::advance(took).await;
-        pace.committed(several_orders, began);
+        pace.committed(several_sagas, began);
         let began = Instant::now();
         let mut batch = vec![1, 2];
         tokio::spawn(async move {
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_commit_for_one_order_and_a_full_batch_are_followed_at_once() {
+    async fn a_commit_for_one_saga_and_a_full_batch_are_followed_at_once() {
         assert_eq!(after(false, PAUSE_MAX, 100).await, (Duration::ZERO, vec![1, 2]));
         assert_eq!(after(true, PAUSE_MAX, 2).await, (Duration::ZERO, vec![1, 2]));
     }
