@@ -171,7 +171,7 @@ fn followers(after: i64, settled: i64, mut rows: Vec<Recorded>) -> (Vec<Recorded
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use bytes::Bytes;
     use jiff::Timestamp;
     use uuid::Uuid;
@@ -179,8 +179,7 @@ pub(super) mod tests {
     use super::*;
     use crate::event::{Envelope, StreamId};
 
-    /// Rows of one stream at these positions.
-    pub(in crate::relay) fn rows(positions: &[i64]) -> Vec<Recorded> {
+    fn rows(positions: &[i64]) -> Vec<Recorded> {
         let row = |position: &i64| Recorded {
             stream_id: StreamId::new("s"),
             envelope: Envelope {
