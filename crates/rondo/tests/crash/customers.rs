@@ -4,8 +4,7 @@
 //! the next. An acknowledged order is never posted again: were it lost, a repetition would make it anew and hide the loss.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng as _;
@@ -16,7 +15,8 @@ use tokio::task::JoinHandle;
 
 use crate::goods;
 
-/// A server that is killed and started again is away for seconds, or until a consumer group notices a lost member.
+/// How long a customer waits once nothing is killed any more: a consumer group may have to notice a lost member, and
+/// deadlines begin to wait anew at each start. Before that a customer waits as long as the faults go on.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// A server that is being killed may leave a request without an answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,10 +35,13 @@ pub(crate) struct Promise {
     pub(crate) ended: bool,
 }
 
+type Leaving = Arc<OnceLock<Instant>>;
+
 /// The customers of one shop.
 pub(crate) struct Customers {
     promises: Arc<Mutex<Promises>>,
-    leaving: Arc<AtomicBool>,
+    /// Since when nothing is killed any more, and nothing is ordered.
+    leaving: Leaving,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -46,7 +49,7 @@ impl Customers {
     /// `count` customers who call the copies of orders at `addresses` in turn.
     pub(crate) fn arrive(count: u32, addresses: &[String], seed: u64) -> Self {
         let promises = Arc::<Mutex<Promises>>::default();
-        let leaving = Arc::new(AtomicBool::new(false));
+        let leaving = Leaving::default();
         let client = Client::builder().timeout(REQUEST_TIMEOUT).build().unwrap();
         let tasks = (0..count)
             .map(|number| {
@@ -55,9 +58,10 @@ impl Customers {
                     client: client.clone(),
                     addresses: addresses.to_vec(),
                     promises: Arc::clone(&promises),
+                    leaving: Arc::clone(&leaving),
                 };
                 let rng = StdRng::seed_from_u64(seed.wrapping_add(u64::from(number)));
-                tokio::spawn(customer.order_until(Arc::clone(&leaving), rng))
+                tokio::spawn(customer.order_until_leaving(rng))
             })
             .collect();
         Self {
@@ -84,7 +88,7 @@ impl Customers {
 
     /// Lets each see the end of what it has ordered; everything that was acknowledged.
     pub(crate) async fn leave(mut self) -> Promises {
-        self.leaving.store(true, Ordering::Relaxed);
+        self.leaving.get_or_init(Instant::now);
         for task in self.tasks.drain(..) {
             task.await.expect("each customer is served");
         }
@@ -105,12 +109,13 @@ struct Customer {
     client: Client,
     addresses: Vec<String>,
     promises: Arc<Mutex<Promises>>,
+    leaving: Leaving,
 }
 
 impl Customer {
-    async fn order_until(self, leaving: Arc<AtomicBool>, mut rng: StdRng) {
+    async fn order_until_leaving(self, mut rng: StdRng) {
         for count in 0.. {
-            if leaving.load(Ordering::Relaxed) {
+            if self.leaving.get().is_some() {
                 return;
             }
             let reference = format!("customer-{}-{count}", self.number);
@@ -126,11 +131,10 @@ impl Customer {
     }
 
     async fn place(&self, reference: &str, order: &Value) -> String {
-        let deadline = Instant::now() + PATIENCE;
         for tries in 0.. {
             match self.try_to_place(self.address(tries), reference, order).await {
                 Ok(order_id) => return order_id,
-                Err(state) => again(&format!("{reference} to be acknowledged"), &state, deadline).await,
+                Err(state) => self.again(&format!("{reference} to be acknowledged"), &state).await,
             }
         }
         unreachable!("tries are counted without end")
@@ -153,11 +157,10 @@ impl Customer {
     }
 
     async fn watch(&self, order_id: &str) {
-        let deadline = Instant::now() + PATIENCE;
         for tries in 0.. {
             match self.has_ended(self.address(tries), order_id).await {
                 Ok(()) => return,
-                Err(state) => again(&format!("order {order_id} to end"), &state, deadline).await,
+                Err(state) => self.again(&format!("order {order_id} to end"), &state).await,
             }
         }
     }
@@ -178,6 +181,15 @@ impl Customer {
         }
     }
 
+    /// The pause before another look, unless there have been enough.
+    async fn again(&self, what: &str, state: &str) {
+        assert!(
+            self.leaving.get().is_none_or(|since| since.elapsed() < PATIENCE),
+            "waited {PATIENCE:?} for {what}; found {state}"
+        );
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+
     /// Another copy at each try: the last one may be the one that was killed.
     fn address(&self, tries: usize) -> &str {
         &self.addresses[(self.number as usize + tries) % self.addresses.len()]
@@ -190,13 +202,4 @@ impl Customer {
         };
         self.promises.lock().unwrap().insert(reference.to_owned(), promise);
     }
-}
-
-/// The pause before another look, unless there have been enough.
-async fn again(what: &str, state: &str, deadline: Instant) {
-    assert!(
-        Instant::now() < deadline,
-        "waited {PATIENCE:?} for {what}; found {state}"
-    );
-    tokio::time::sleep(LOOK_EVERY).await;
 }
