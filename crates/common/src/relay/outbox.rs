@@ -171,7 +171,7 @@ fn followers(after: i64, settled: i64, mut rows: Vec<Recorded>) -> (Vec<Recorded
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use bytes::Bytes;
     use jiff::Timestamp;
     use uuid::Uuid;
@@ -179,7 +179,8 @@ mod tests {
     use super::*;
     use crate::event::{Envelope, StreamId};
 
-    fn rows(positions: &[i64]) -> Vec<Recorded> {
+    /// Rows of one stream at these positions.
+    pub(in crate::relay) fn rows(positions: &[i64]) -> Vec<Recorded> {
         let row = |position: &i64| Recorded {
             stream_id: StreamId::new("s"),
             envelope: Envelope {

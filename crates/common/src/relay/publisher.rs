@@ -225,6 +225,8 @@ impl Publisher {
         let mut config = producer_config(settings);
         // An event is never given up: it waits in the window, and in the table, until Kafka has it.
         config.set("message.timeout.ms", "0");
+        // Else librdkafka goes on behind a record that Kafka refused, under a new epoch, until it is told to stop.
+        config.set("enable.gapless.guarantee", "true");
         let context = Context {
             in_flight: in_flight.clone(),
         };
@@ -288,5 +290,51 @@ impl Drop for Publisher {
             producer.purge(PurgeConfig::default().queue().inflight());
             std::thread::spawn(move || drop(producer));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+    use super::*;
+    use crate::relay::outbox::tests::rows;
+
+    const TOPIC: &str = "counter.events";
+    const PATIENCE: Duration = Duration::from_secs(30);
+    /// What a producer that goes on under a new epoch needs, many times over.
+    const TIME_TO_GO_ON: Duration = Duration::from_secs(1);
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nothing_follows_a_refused_record_even_before_the_producer_is_given_up() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic(TOPIC, 1, 1).unwrap();
+        let settings = kafka::Settings {
+            brokers: cluster.bootstrap_servers(),
+            ..kafka::Settings::default()
+        };
+        let in_flight = InFlight::new("counter", Progress::default());
+        let publisher = Publisher::new(&settings, "counter", TOPIC, &in_flight).unwrap();
+        let [first, refused, behind @ ..] = &rows(&[1, 2, 3, 4, 5, 6, 7, 8, 9])[..] else {
+            unreachable!()
+        };
+        assert!(publisher.send(first));
+        testkit::eventually("the first record is acknowledged", PATIENCE, async || {
+            in_flight.window().is_empty()
+        })
+        .await;
+
+        let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH;
+        cluster.request_errors(RDKafkaApiKey::Produce, &[refusal]);
+        assert!(publisher.send(refused));
+        testkit::eventually("the refusal is reported", PATIENCE, async || in_flight.take_failure()).await;
+        for row in behind {
+            publisher.send(row);
+        }
+        tokio::time::sleep(TIME_TO_GO_ON).await;
+
+        let ends = kafka::log_ends(&settings, &[TOPIC.to_owned()]).await.unwrap();
+        assert_eq!(ends[0].end, 1, "records were written behind the one that was refused");
     }
 }
