@@ -40,9 +40,11 @@ async fn a_log_of_all_versions_is_told_again_from_offset_0_and_a_lost_database_i
     let (mut placed, mut running) = (0, None);
     for written in WRITTEN {
         shop.set("RONDO_WRITE_VERSIONS", written);
-        if let Some(copy) = running.replace(shop.start(&SERVICES).await) {
+        // One after the other: where a copy leaves while another joins, the embedded broker may keep partitions for the one that left.
+        if let Some(copy) = running.take() {
             shop.stop(copy).await;
         }
+        running = Some(shop.start(&SERVICES).await);
         if placed == 0 {
             shop.stock("cup", 1_000).await;
         }
