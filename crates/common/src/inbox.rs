@@ -12,7 +12,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use deadpool_postgres::{GenericClient, Transaction};
+use deadpool_postgres::GenericClient;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
@@ -210,7 +210,11 @@ pub async fn places(client: &impl GenericClient, consumer: &str) -> Result<Vec<P
 ///
 /// # Errors
 /// The database's.
-pub async fn advance(tx: &Transaction<'_>, consumer: &str, progress: &[Progress]) -> Result<Vec<(String, i32)>, Error> {
+pub async fn advance(
+    tx: &impl GenericClient,
+    consumer: &str,
+    progress: &[Progress],
+) -> Result<Vec<(String, i32)>, Error> {
     if progress.is_empty() {
         return Ok(Vec::new());
     }
@@ -257,7 +261,7 @@ pub async fn offsets(client: &impl GenericClient, consumer: &str) -> Result<Hash
 ///
 /// # Errors
 /// The database's.
-pub async fn known(tx: &Transaction<'_>, consumer: &str, ids: &[Uuid]) -> Result<HashSet<Uuid>, Error> {
+pub async fn known(tx: &impl GenericClient, consumer: &str, ids: &[Uuid]) -> Result<HashSet<Uuid>, Error> {
     if ids.is_empty() {
         return Ok(HashSet::new());
     }
@@ -282,7 +286,7 @@ pub async fn known(tx: &Transaction<'_>, consumer: &str, ids: &[Uuid]) -> Result
 ///
 /// # Errors
 /// The database's.
-pub async fn settle(tx: &Transaction<'_>, consumer: &str, ids: &mut [Uuid], outcome: Outcome) -> Result<(), Error> {
+pub async fn settle(tx: &impl GenericClient, consumer: &str, ids: &mut [Uuid], outcome: Outcome) -> Result<(), Error> {
     if ids.is_empty() {
         return Ok(());
     }

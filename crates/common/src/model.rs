@@ -14,12 +14,12 @@ use std::error::Error;
 use std::fmt::Debug;
 
 use async_trait::async_trait;
-use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 
 use crate::codec::{DatumError, WriterSchema};
 use crate::event::{Envelope, EventSet, EventType, Recorded, StreamId};
 use crate::pg::copy::Load;
+use crate::pg::{Transaction, Write};
 
 /// One service: its events, commands, state, and how they follow from each other.
 #[async_trait]
@@ -39,6 +39,10 @@ pub trait Model: Send + Sync + 'static {
 
     /// The tables that [`project`](Model::project) writes: what a replay rebuilds.
     const TABLES: &'static [Table] = &[];
+
+    /// Whether [`project`](Model::project) looks at the positions of events, which they have once they are appended: it is
+    /// then written one answer of the database later.
+    const PROJECTS_POSITIONS: bool = false;
 
     /// What it says.
     type Event: EventSet;
@@ -127,7 +131,8 @@ pub trait Model: Send + Sync + 'static {
         None
     }
 
-    /// Locks and loads the rows that these commands need, in one sorted statement.
+    /// Locks and loads the rows that these commands need, in one sorted statement. Some of them may turn out to have been
+    /// done before, and are not decided.
     ///
     /// # Errors
     /// The database's.
@@ -137,16 +142,9 @@ pub trait Model: Send + Sync + 'static {
         commands: &[(&StreamId, &Self::Command, &Self::State)],
     ) -> Result<Self::Rows, tokio_postgres::Error>;
 
-    /// Writes `rows` back and brings read models up to date, in a bounded number of multi-row statements.
-    ///
-    /// # Errors
-    /// The database's.
-    async fn project(
-        &self,
-        tx: &Transaction<'_>,
-        changes: &[Change<'_, Self>],
-        rows: Self::Rows,
-    ) -> Result<(), tokio_postgres::Error>;
+    /// What brings read models, and the rows that decisions depend on, up to date: a bounded number of multi-row statements,
+    /// that follow from the events alone. Pure.
+    fn project<'a>(&self, changes: &[Change<'a, Self>]) -> Vec<Write<'a>>;
 
     /// Of what [`project`](Model::project) writes the rows that meet no other while the whole log is told again into empty tables.
     /// They are made ahead of the transaction, and there already when [`retell`](Model::retell) is called. Whoever has some
@@ -155,22 +153,18 @@ pub trait Model: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// Writes what else [`project`](Model::project) writes, while the whole log is told again into empty tables: each stream in
+    /// What writes all else that [`project`](Model::project) writes, while the whole log is told again into empty tables: each stream in
     /// its order, but streams in any order among each other. Whatever adds up over streams waits for
     /// [`sum_up`](Model::sum_up).
-    ///
-    /// # Errors
-    /// The database's.
-    async fn retell(&self, tx: &Transaction<'_>, changes: &[Change<'_, Self>]) -> Result<(), tokio_postgres::Error> {
-        let rows = self.lock_rows(tx, &[]).await?;
-        self.project(tx, changes, rows).await
+    fn retell<'a>(&self, changes: &[Change<'a, Self>]) -> Vec<Write<'a>> {
+        self.project(changes)
     }
 
     /// Brings the tables to what follows from everything that was [retold](Model::retell).
     ///
     /// # Errors
     /// The database's.
-    async fn sum_up(&self, _tx: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
+    async fn sum_up(&self, _tx: &deadpool_postgres::Transaction<'_>) -> Result<(), tokio_postgres::Error> {
         Ok(())
     }
 

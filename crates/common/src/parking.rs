@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use deadpool_postgres::{GenericClient, Transaction};
+use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
 use tokio_postgres::{Error, Row};
 use uuid::Uuid;
@@ -82,7 +82,7 @@ pub struct Redriven {
 /// # Errors
 /// The database's.
 pub async fn parked_among(
-    tx: &Transaction<'_>,
+    tx: &impl GenericClient,
     consumer: &str,
     keys: &[(&str, &str)],
 ) -> Result<HashSet<(String, String)>, Error> {
@@ -106,7 +106,7 @@ pub async fn parked_among(
 ///
 /// # Errors
 /// The database's.
-pub async fn set_aside(tx: &Transaction<'_>, consumer: &str, records: &[SetAside<'_>]) -> Result<(), Error> {
+pub async fn set_aside(tx: &impl GenericClient, consumer: &str, records: &[SetAside<'_>]) -> Result<(), Error> {
     burial::bury(tx, consumer, records).await?;
     park_keys(tx, consumer, records).await?;
     queue_up(tx, consumer, records).await
@@ -140,7 +140,7 @@ fn length<T>(list: &[T]) -> i32 {
     i32::try_from(list.len()).expect("a batch has far fewer headers")
 }
 
-async fn park_keys(tx: &Transaction<'_>, consumer: &str, records: &[SetAside<'_>]) -> Result<(), Error> {
+async fn park_keys(tx: &impl GenericClient, consumer: &str, records: &[SetAside<'_>]) -> Result<(), Error> {
     let mut failed: Vec<_> = records
         .iter()
         .filter_map(|aside| Some((&*aside.record.topic, &*aside.envelope?.subject, aside, aside.failure?)))
@@ -170,7 +170,7 @@ async fn park_keys(tx: &Transaction<'_>, consumer: &str, records: &[SetAside<'_>
     Ok(())
 }
 
-async fn queue_up(tx: &Transaction<'_>, consumer: &str, records: &[SetAside<'_>]) -> Result<(), Error> {
+async fn queue_up(tx: &impl GenericClient, consumer: &str, records: &[SetAside<'_>]) -> Result<(), Error> {
     let queued: Vec<(&SetAside<'_>, &Envelope)> = records
         .iter()
         .filter_map(|aside| Some((aside, aside.envelope?)))
@@ -244,7 +244,7 @@ async fn queue_up(tx: &Transaction<'_>, consumer: &str, records: &[SetAside<'_>]
 /// # Errors
 /// The database's.
 pub async fn note_missing(
-    tx: &Transaction<'_>,
+    tx: &impl GenericClient,
     consumer: &str,
     missing: &[(&str, &str, i64, i64)],
 ) -> Result<(), Error> {
@@ -272,7 +272,7 @@ pub async fn note_missing(
 ///
 /// # Errors
 /// The database's.
-pub async fn note_arrived(tx: &Transaction<'_>, consumer: &str, arrived: &[(&str, &str, i64)]) -> Result<(), Error> {
+pub async fn note_arrived(tx: &impl GenericClient, consumer: &str, arrived: &[(&str, &str, i64)]) -> Result<(), Error> {
     if arrived.is_empty() {
         return Ok(());
     }
@@ -296,7 +296,7 @@ pub async fn note_arrived(tx: &Transaction<'_>, consumer: &str, arrived: &[(&str
 ///
 /// # Errors
 /// The database's.
-pub async fn forget_missing(tx: &Transaction<'_>, consumer: &str, head: &Head) -> Result<(), Error> {
+pub async fn forget_missing(tx: &impl GenericClient, consumer: &str, head: &Head) -> Result<(), Error> {
     tx.execute(
         "UPDATE parked_keys SET missing = missing - int8multirange(int8range(NULL, p.stream_version)) FROM parked p
          WHERE p.seq = $4
@@ -392,7 +392,7 @@ pub enum Standing {
 ///
 /// # Errors
 /// The database's.
-pub async fn confirm_head(tx: &Transaction<'_>, consumer: &str, head: &Head) -> Result<Standing, Error> {
+pub async fn confirm_head(tx: &impl GenericClient, consumer: &str, head: &Head) -> Result<Standing, Error> {
     let topic = &*head.record.topic;
     let locked = tx
         .execute(
@@ -433,7 +433,7 @@ pub async fn confirm_head(tx: &Transaction<'_>, consumer: &str, head: &Head) -> 
 ///
 /// # Errors
 /// The database's.
-pub async fn release_head(tx: &Transaction<'_>, consumer: &str, head: &Head) -> Result<(), Error> {
+pub async fn release_head(tx: &impl GenericClient, consumer: &str, head: &Head) -> Result<(), Error> {
     let topic = &*head.record.topic;
     tx.execute("DELETE FROM parked WHERE seq = $1", &[&head.seq]).await?;
     let released = tx

@@ -18,6 +18,9 @@ use tokio_postgres::{AsyncMessage, Client, Config};
 
 pub mod copy;
 mod tls;
+mod transaction;
+
+pub use transaction::{Transaction, Write};
 
 /// How long to establish one TCP connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
-use deadpool_postgres::{Client, GenericClient, Transaction};
+use deadpool_postgres::{Client, GenericClient};
 use futures_util::{Stream, TryStreamExt as _};
 use jiff::Timestamp;
 use tokio_postgres::types::ToSql;
@@ -17,6 +17,7 @@ use tokio_postgres::{Error, Row};
 use uuid::Uuid;
 
 use crate::event::{Envelope, Recorded, StreamId};
+use crate::pg::Write;
 
 /// Longest payload that is appended, in bytes: what a topic accepts, less room for headers.
 pub const PAYLOAD_LENGTH_MAX: usize = 1024 * 1024;
@@ -29,59 +30,52 @@ const COLUMNS: &str = "position, id, stream_id, version, type, schema_id, payloa
 
 /// Appends `events` and fills in the position that each was given.
 ///
-/// They must come in order of stream and version: two transactions that write streams in the same order never wait for
-/// each other in a circle.
-///
 /// # Errors
-/// A unique violation means that somebody else appended to one of the streams first: reload and decide again.
-pub async fn append(tx: &Transaction<'_>, events: &mut [&mut Recorded]) -> Result<(), Error> {
+/// As [`appending`].
+pub async fn append(client: &impl GenericClient, events: &mut [&mut Recorded]) -> Result<(), Error> {
     if events.is_empty() {
         return Ok(());
     }
-    let ids: Vec<Uuid> = events.iter().map(|event| event.envelope.id).collect();
-    let streams: Vec<&str> = events.iter().map(|event| event.stream_id.as_str()).collect();
-    let versions: Vec<i64> = events.iter().map(|event| event.envelope.stream_version).collect();
-    let types: Vec<&str> = events.iter().map(|event| &*event.envelope.event_type).collect();
-    let schemas: Vec<i32> = events.iter().map(|event| event.schema_id.cast_signed()).collect();
-    let payloads: Vec<&[u8]> = events.iter().map(|event| &*event.payload).collect();
-    let correlations: Vec<Uuid> = events.iter().map(|event| event.envelope.correlation_id).collect();
-    let causations: Vec<Uuid> = events.iter().map(|event| event.envelope.causation_id).collect();
-    let traces: Vec<Option<&str>> = events
-        .iter()
-        .map(|event| event.envelope.traceparent.as_deref())
-        .collect();
-    let times: Vec<Timestamp> = events.iter().map(|event| event.envelope.occurred_at).collect();
-    let statement = tx
-        .prepare_cached(
-            "INSERT INTO events (id, stream_id, version, type, schema_id, payload, correlation_id, causation_id,
-                                 traceparent, occurred_at)
-             SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::bytea[], $7::uuid[],
-                                  $8::uuid[], $9::text[], $10::timestamptz[])
-             RETURNING id, position",
-        )
-        .await?;
-    let rows = tx
-        .query(
-            &statement,
-            &[
-                &ids,
-                &streams,
-                &versions,
-                &types,
-                &schemas,
-                &payloads,
-                &correlations,
-                &causations,
-                &traces,
-                &times,
-            ],
-        )
-        .await?;
-    let positions: HashMap<Uuid, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    for event in events.iter_mut() {
+    let rows = {
+        let events: Vec<&Recorded> = events.iter().map(|event| &**event).collect();
+        appending(&events).run(client).await?
+    };
+    place(&rows, events.iter_mut().map(|event| &mut **event));
+    Ok(())
+}
+
+/// What appends `events`, of which there are some; [`place`] takes what it returns.
+///
+/// A unique violation means that somebody else appended to one of the streams first: reload and decide again.
+pub fn appending<'a>(events: &[&'a Recorded]) -> Write<'a> {
+    fn column<'a, T>(events: &[&'a Recorded], of: impl Fn(&'a Recorded) -> T) -> Vec<T> {
+        events.iter().map(|event| of(event)).collect()
+    }
+    Write::new(
+        "INSERT INTO events (id, stream_id, version, type, schema_id, payload, correlation_id, causation_id,
+                             traceparent, occurred_at)
+         SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::bytea[], $7::uuid[],
+                              $8::uuid[], $9::text[], $10::timestamptz[])
+         RETURNING id, position",
+    )
+    .with(column(events, |event| event.envelope.id))
+    .with(column(events, |event| event.stream_id.as_str()))
+    .with(column(events, |event| event.envelope.stream_version))
+    .with(column(events, |event| &*event.envelope.event_type))
+    .with(column(events, |event| event.schema_id.cast_signed()))
+    .with(column(events, |event| &*event.payload))
+    .with(column(events, |event| event.envelope.correlation_id))
+    .with(column(events, |event| event.envelope.causation_id))
+    .with(column(events, |event| event.envelope.traceparent.as_deref()))
+    .with(column(events, |event| event.envelope.occurred_at))
+}
+
+/// Fills in the positions that `events` were given.
+pub fn place<'a>(returned: &[Row], events: impl Iterator<Item = &'a mut Recorded>) {
+    let positions: HashMap<Uuid, i64> = returned.iter().map(|row| (row.get(0), row.get(1))).collect();
+    for event in events {
         event.envelope.position = positions[&event.envelope.id];
     }
-    Ok(())
 }
 
 /// All events of `streams`, each stream's in order of version.

@@ -5,20 +5,15 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{GenericClient, Transaction};
+use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
 use tokio_postgres::Error;
 
 use crate::event::StreamId;
+use crate::pg::Write;
 
-/// Brings the rows up to date with what the deadlines were before a batch and are after it.
-///
-/// # Errors
-/// The database's.
-pub async fn rearm(
-    tx: &Transaction<'_>,
-    deadlines: &[(&StreamId, Option<Timestamp>, Option<Timestamp>)],
-) -> Result<(), Error> {
+/// What brings the rows up to date with what the deadlines were before a batch and are after it.
+pub fn rearm<'a>(deadlines: &[(&'a StreamId, Option<Timestamp>, Option<Timestamp>)]) -> Vec<Write<'a>> {
     let mut set: (Vec<&str>, Vec<Timestamp>) = (Vec::new(), Vec::new());
     let mut ended: Vec<&str> = Vec::new();
     for (stream, before, after) in deadlines {
@@ -35,22 +30,18 @@ pub async fn rearm(
             _ => {}
         }
     }
+    let mut writes = Vec::new();
     if !set.0.is_empty() {
-        let statement = tx
-            .prepare_cached(
-                "INSERT INTO timers (stream_id, due_at) SELECT * FROM unnest($1::text[], $2::timestamptz[])
-                 ON CONFLICT (stream_id) DO UPDATE SET due_at = EXCLUDED.due_at",
-            )
-            .await?;
-        tx.execute(&statement, &[&set.0, &set.1]).await?;
+        let write = Write::new(
+            "INSERT INTO timers (stream_id, due_at) SELECT * FROM unnest($1::text[], $2::timestamptz[])
+             ON CONFLICT (stream_id) DO UPDATE SET due_at = EXCLUDED.due_at",
+        );
+        writes.push(write.with(set.0).with(set.1));
     }
     if !ended.is_empty() {
-        let statement = tx
-            .prepare_cached("DELETE FROM timers WHERE stream_id = ANY($1)")
-            .await?;
-        tx.execute(&statement, &[&ended]).await?;
+        writes.push(Write::new("DELETE FROM timers WHERE stream_id = ANY($1)").with(ended));
     }
-    Ok(())
+    writes
 }
 
 /// How long ago the oldest deadline passed that has not been dealt with; zero if none has.

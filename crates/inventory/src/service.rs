@@ -7,8 +7,8 @@ use common::codec::{DatumError, WriterSchema};
 use common::event::{Envelope, EventSet as _, EventType, StreamId};
 use common::model::{Change, Follows, Model, Table};
 use common::pg::copy::Load;
+use common::pg::{Transaction, Write};
 use contracts::inventory::{Event, SKU_STREAM};
-use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 
 use crate::domain::{self, Command, Rejection, State};
@@ -28,6 +28,7 @@ impl Model for Inventory {
     const DEADLINES_WAIT_FOR_INPUT: bool = false;
     const FOLD: Option<u64> = Some(snapshot::FOLD);
 
+    const PROJECTS_POSITIONS: bool = true;
     const TABLES: &'static [Table] = &[
         Table {
             name: "stock",
@@ -123,14 +124,8 @@ impl Model for Inventory {
         store::lock(tx, &skus, &receipts).await
     }
 
-    /// What is written follows from the events alone, never from the rows, so that a rebuild writes the same.
-    async fn project(
-        &self,
-        tx: &Transaction<'_>,
-        changes: &[Change<'_, Self>],
-        _stock: Stock,
-    ) -> Result<(), tokio_postgres::Error> {
-        store::save(tx, &effects(changes)).await
+    fn project<'a>(&self, changes: &[Change<'a, Self>]) -> Vec<Write<'a>> {
+        store::save(effects(changes))
     }
 
     fn fresh_rows(&self, changes: &[Change<'_, Self>]) -> Vec<Load> {
@@ -138,7 +133,7 @@ impl Model for Inventory {
     }
 
     /// Levels are sums over all orders: told in any other order than it happened, they would fall below zero on the way.
-    async fn retell(&self, tx: &Transaction<'_>, changes: &[Change<'_, Self>]) -> Result<(), tokio_postgres::Error> {
+    fn retell<'a>(&self, changes: &[Change<'a, Self>]) -> Vec<Write<'a>> {
         let mut beside = store::Effects::default();
         // What happens to an order moves levels and does nothing else.
         let goods = changes
@@ -147,10 +142,10 @@ impl Model for Inventory {
         for (event, _) in goods.flat_map(|change| change.events) {
             beside.note(&wire::to_domain(event));
         }
-        store::retell(tx, &beside).await
+        store::save(beside)
     }
 
-    async fn sum_up(&self, tx: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
+    async fn sum_up(&self, tx: &deadpool_postgres::Transaction<'_>) -> Result<(), tokio_postgres::Error> {
         store::sum_up(tx).await
     }
 

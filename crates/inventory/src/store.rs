@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 
 use common::pg::copy::{Load, Rows};
-use deadpool_postgres::{GenericClient, Transaction};
+use common::pg::{Transaction, Write};
+use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
-use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row};
 
 use crate::domain::Event;
@@ -134,23 +134,17 @@ pub async fn lock(tx: &Transaction<'_>, skus: &[&Sku], receipts: &[(&Sku, &Recei
     ))
 }
 
-/// Writes `effects`: the movements and, by their sums, the levels.
+/// What writes `effects`: names of goods, then the movements and, by their sums, the levels, then receipts.
 ///
-/// # Errors
-/// The database's; a violated constraint means that a decision was taken without its lock, a defect.
-pub async fn save(tx: &Transaction<'_>, effects: &Effects) -> Result<(), Error> {
-    name_goods(tx, &effects.named).await?;
-    move_levels(tx, &effects.movements).await?;
-    count_receipts(tx, &effects.receipts).await
-}
-
-/// Writes `effects` but for movements and levels: [`sum_up`] brings these to what the movements add up to.
-///
-/// # Errors
-/// The database's.
-pub async fn retell(tx: &Transaction<'_>, effects: &Effects) -> Result<(), Error> {
-    name_goods(tx, &effects.named).await?;
-    count_receipts(tx, &effects.receipts).await
+/// A violated constraint means that a decision was taken without its lock, a defect.
+pub fn save(effects: Effects) -> Vec<Write<'static>> {
+    let Effects {
+        movements,
+        named,
+        receipts,
+    } = effects;
+    let writes = [name_goods(named), move_levels(movements), count_receipts(receipts)];
+    writes.into_iter().flatten().collect()
 }
 
 /// The rows of `movements`.
@@ -177,7 +171,7 @@ pub fn load(movements: &[Moved]) -> Load {
 ///
 /// # Errors
 /// The database's.
-pub async fn sum_up(tx: &Transaction<'_>) -> Result<(), Error> {
+pub async fn sum_up(tx: &impl GenericClient) -> Result<(), Error> {
     tx.execute(
         "UPDATE stock SET on_hand = moved.on_hand, reserved = moved.reserved
          FROM (SELECT sku, sum(on_hand_delta)::bigint AS on_hand, sum(reserved_delta)::bigint AS reserved
@@ -189,96 +183,66 @@ pub async fn sum_up(tx: &Transaction<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-async fn name_goods(tx: &Transaction<'_>, named: &BTreeMap<Sku, (Box<str>, i64)>) -> Result<(), Error> {
+fn name_goods(named: BTreeMap<Sku, (Box<str>, i64)>) -> Option<Write<'static>> {
     if named.is_empty() {
-        return Ok(());
+        return None;
     }
-    let skus: Vec<&str> = named.keys().map(Sku::as_str).collect();
-    let names: Vec<&str> = named.values().map(|(name, _)| &**name).collect();
     let prices: Vec<i64> = named.values().map(|(_, price)| *price).collect();
-    let statement = tx
-        .prepare_cached(
-            "INSERT INTO stock (sku, name, unit_price_minor, on_hand, reserved)
-             SELECT sku, name, price, 0, 0 FROM unnest($1::text[], $2::text[], $3::bigint[]) AS named (sku, name, price)
-             ON CONFLICT (sku) DO UPDATE SET name = excluded.name, unit_price_minor = excluded.unit_price_minor",
-        )
-        .await?;
-    tx.execute(&statement, &[&skus, &names, &prices]).await?;
-    Ok(())
+    let (skus, names): (Vec<String>, Vec<Box<str>>) = named
+        .into_iter()
+        .map(|(sku, (name, _))| (sku.to_string(), name))
+        .unzip();
+    let write = Write::new(
+        "INSERT INTO stock (sku, name, unit_price_minor, on_hand, reserved)
+         SELECT sku, name, price, 0, 0 FROM unnest($1::text[], $2::text[], $3::bigint[]) AS named (sku, name, price)
+         ON CONFLICT (sku) DO UPDATE SET name = excluded.name, unit_price_minor = excluded.unit_price_minor",
+    );
+    Some(write.with(skus).with(names).with(prices))
 }
 
-async fn move_levels(tx: &Transaction<'_>, movements: &[Moved]) -> Result<(), Error> {
-    if movements.is_empty() {
-        return Ok(());
+fn move_levels(moved: Vec<Moved>) -> Option<Write<'static>> {
+    if moved.is_empty() {
+        return None;
     }
-    let statement = tx
-        .prepare_cached(
-            "WITH moved AS (
-                 INSERT INTO stock_movements (sku, occurred_at, position, kind, on_hand_delta, reserved_delta)
-                 SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[])
-                 RETURNING sku, on_hand_delta, reserved_delta
-             ), total AS (
-                 SELECT sku, sum(on_hand_delta)::bigint AS on_hand, sum(reserved_delta)::bigint AS reserved
-                 FROM moved GROUP BY sku
-             )
-             UPDATE stock SET on_hand = stock.on_hand + total.on_hand, reserved = stock.reserved + total.reserved
-             FROM total WHERE stock.sku = total.sku",
-        )
-        .await?;
-    tx.execute(&statement, &Columns::of(movements).parameters()).await?;
-    Ok(())
-}
-
-/// Movements as the columns of one statement.
-struct Columns<'a> {
-    skus: Vec<&'a str>,
-    times: Vec<Timestamp>,
-    positions: Vec<i64>,
-    kinds: Vec<&'static str>,
-    on_hand: Vec<i64>,
-    reserved: Vec<i64>,
-}
-
-impl<'a> Columns<'a> {
-    fn of(movements: &'a [Moved]) -> Self {
-        let all = || movements.iter().map(|moved| &moved.movement);
-        Self {
-            skus: all().map(|movement| movement.sku.as_str()).collect(),
-            times: movements.iter().map(|moved| moved.occurred_at).collect(),
-            positions: movements.iter().map(|moved| moved.position).collect(),
-            kinds: all().map(|movement| kind(movement.kind)).collect(),
-            on_hand: all().map(|movement| movement.on_hand).collect(),
-            reserved: all().map(|movement| movement.reserved).collect(),
-        }
+    fn column<T>(moved: &[Moved], of: impl Fn(&Moved) -> T) -> Vec<T> {
+        moved.iter().map(of).collect()
     }
-
-    fn parameters(&self) -> [&(dyn ToSql + Sync); 6] {
-        [
-            &self.skus,
-            &self.times,
-            &self.positions,
-            &self.kinds,
-            &self.on_hand,
-            &self.reserved,
-        ]
-    }
+    let write = Write::new(
+        "WITH moved AS (
+             INSERT INTO stock_movements (sku, occurred_at, position, kind, on_hand_delta, reserved_delta)
+             SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[])
+             RETURNING sku, on_hand_delta, reserved_delta
+         ), total AS (
+             SELECT sku, sum(on_hand_delta)::bigint AS on_hand, sum(reserved_delta)::bigint AS reserved
+             FROM moved GROUP BY sku
+         )
+         UPDATE stock SET on_hand = stock.on_hand + total.on_hand, reserved = stock.reserved + total.reserved
+         FROM total WHERE stock.sku = total.sku",
+    )
+    .with(column(&moved, |moved| moved.movement.sku.to_string()))
+    .with(column(&moved, |moved| moved.occurred_at))
+    .with(column(&moved, |moved| moved.position))
+    .with(column(&moved, |moved| kind(moved.movement.kind)))
+    .with(column(&moved, |moved| moved.movement.on_hand))
+    .with(column(&moved, |moved| moved.movement.reserved));
+    Some(write)
 }
 
-async fn count_receipts(tx: &Transaction<'_>, receipts: &[(Sku, ReceiptId, i64)]) -> Result<(), Error> {
+fn count_receipts(receipts: Vec<(Sku, ReceiptId, i64)>) -> Option<Write<'static>> {
     if receipts.is_empty() {
-        return Ok(());
+        return None;
     }
-    let skus: Vec<&str> = receipts.iter().map(|(sku, _, _)| sku.as_str()).collect();
-    let ids: Vec<&str> = receipts.iter().map(|(_, receipt, _)| receipt.as_str()).collect();
-    let quantities: Vec<i64> = receipts.iter().map(|(_, _, quantity)| *quantity).collect();
-    let statement = tx
-        .prepare_cached(
-            "INSERT INTO receipts (sku, receipt_id, quantity)
-             SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[])",
-        )
-        .await?;
-    tx.execute(&statement, &[&skus, &ids, &quantities]).await?;
-    Ok(())
+    let skus: Vec<String> = receipts.iter().map(|(sku, ..)| sku.to_string()).collect();
+    let ids: Vec<String> = receipts
+        .iter()
+        .map(|(_, receipt, _)| receipt.as_str().to_owned())
+        .collect();
+    let quantities: Vec<i64> = receipts.iter().map(|(.., quantity)| *quantity).collect();
+    let write = Write::new(
+        "INSERT INTO receipts (sku, receipt_id, quantity)
+         SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[])",
+    );
+    Some(write.with(skus).with(ids).with(quantities))
 }
 
 /// How much there is of `sku`.

@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use common::event::{Envelope, Recorded, StreamId};
 use common::model::{Change, Model as _};
+use common::pg::Transaction;
 use contracts::inventory::{Event, SKU_STREAM};
 use deadpool_postgres::Pool;
 use inventory::Inventory;
@@ -90,7 +91,7 @@ impl Shop {
     /// One transaction over a command for each stream, as the committer drives it.
     async fn batch(&mut self, streams: &mut [Stream], command: &Command) -> Result<Vec<Event>, Rejection> {
         let mut client = self.pool.get().await.unwrap();
-        let tx = client.transaction().await.unwrap();
+        let tx = Transaction::begin(&mut client);
         let commands: Vec<_> = streams
             .iter()
             .map(|stream| (&stream.id, command, &stream.state))
@@ -120,8 +121,7 @@ impl Shop {
                 events,
             })
             .collect();
-        Inventory.project(&tx, &changes, rows).await.unwrap();
-        tx.commit().await.unwrap();
+        tx.commit(&Inventory.project(&changes)).await.unwrap();
         let events = decided.into_iter().flat_map(|(_, events)| events);
         Ok(events.map(|(event, _)| event).collect())
     }
@@ -262,10 +262,10 @@ async fn a_batch_waits_for_the_levels_that_another_has_locked() {
     let mut shop = Shop::open().await;
     shop.batch(&mut [goods("apple")], &count(1)).await.unwrap();
     let mut client = shop.pool.get().await.unwrap();
-    let first = client.transaction().await.unwrap();
+    let first = Transaction::begin(&mut client);
     store::lock(&first, &[&sku("apple")], &[]).await.unwrap();
     let mut other = shop.pool.get().await.unwrap();
-    let second = other.transaction().await.unwrap();
+    let second = Transaction::begin(&mut other);
     second.batch_execute("SET LOCAL lock_timeout = '50ms'").await.unwrap();
     let refused = store::lock(&second, &[&sku("apple")], &[]).await.unwrap_err();
     assert_eq!(refused.code().map(|code| code.code()), Some("55P03"));

@@ -7,8 +7,8 @@ use common::codec::{DatumError, WriterSchema};
 use common::event::{Envelope, EventSet as _, EventType, StreamId};
 use common::model::{Change, Follows, Model, Table};
 use common::pg::copy::Load;
+use common::pg::{Transaction, Write};
 use contracts::orders as wire;
-use deadpool_postgres::Transaction;
 use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
@@ -97,14 +97,10 @@ impl Model for Orders {
         Ok(())
     }
 
-    async fn project(
-        &self,
-        tx: &Transaction<'_>,
-        changes: &[Change<'_, Self>],
-        _rows: (),
-    ) -> Result<(), tokio_postgres::Error> {
-        let mut moved: Vec<_> = changes.iter().filter_map(row).collect();
-        store::upsert(tx, &mut moved).await
+    fn project<'a>(&self, changes: &[Change<'a, Self>]) -> Vec<Write<'a>> {
+        store::upsert(changes.iter().filter_map(row).collect())
+            .into_iter()
+            .collect()
     }
 
     /// Most orders begin and end among the events that are told at once: a row of theirs meets no other.
@@ -113,9 +109,9 @@ impl Model for Orders {
         vec![store::load(&mut opened.filter_map(row).collect::<Vec<_>>())]
     }
 
-    async fn retell(&self, tx: &Transaction<'_>, changes: &[Change<'_, Self>]) -> Result<(), tokio_postgres::Error> {
+    fn retell<'a>(&self, changes: &[Change<'a, Self>]) -> Vec<Write<'a>> {
         let gone_on = changes.iter().filter(|change| !change.opens_stream());
-        store::upsert(tx, &mut gone_on.filter_map(row).collect::<Vec<_>>()).await
+        store::upsert(gone_on.filter_map(row).collect()).into_iter().collect()
     }
 
     async fn figures(&self, client: &deadpool_postgres::Client) -> Result<(), tokio_postgres::Error> {

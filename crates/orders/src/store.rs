@@ -3,13 +3,14 @@
 //! It answers what a single stream cannot: listings and counts. It decides nothing, and one order alone is read from its
 //! stream, not from here.
 
+use common::pg::Write;
 use common::pg::copy::{Load, Rows};
-use deadpool_postgres::{GenericClient, Transaction};
+use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
 use tokio_postgres::Error;
 use uuid::Uuid;
 
-use crate::domain::{Cause, Order, OrderId, Phase, deadline};
+use crate::domain::{Cause, Order, OrderId, deadline};
 
 /// All statuses, in the order in which an order meets them.
 pub const STATUSES: [&str; 6] = ["placed", "confirmed", "completed", "cancelling", "cancelled", "stuck"];
@@ -47,57 +48,36 @@ pub type Cursor = (Timestamp, Uuid);
 const COLUMNS: &str = "order_id, customer_id, currency, total_minor, reference, placed_at, status, since, reason, \
                        stuck_reason, due_at";
 
-/// Inserts or updates the rows of `orders`, in order of their ids, in one statement.
-///
-/// # Errors
-/// The database's.
-pub async fn upsert(tx: &Transaction<'_>, orders: &mut [(OrderId, &Order)]) -> Result<(), Error> {
+/// What inserts or updates the rows of `orders`, in order of their ids, in one statement.
+pub fn upsert<'a>(mut orders: Vec<(OrderId, &'a Order)>) -> Option<Write<'a>> {
     if orders.is_empty() {
-        return Ok(());
+        return None;
     }
     orders.sort_unstable_by_key(|(order_id, _)| order_id.0);
-    let ids: Vec<Uuid> = orders.iter().map(|(order_id, _)| order_id.0).collect();
-    let requests = || orders.iter().map(|(_, order)| &order.request);
-    let customers: Vec<&str> = requests().map(|request| request.customer_id.as_str()).collect();
-    let currencies: Vec<&str> = requests().map(|request| request.currency.code()).collect();
-    let totals: Vec<i64> = requests().map(|request| request.total_minor).collect();
-    let references: Vec<Option<&str>> = requests().map(|request| request.reference.as_deref()).collect();
-    let placed: Vec<Timestamp> = orders.iter().map(|(_, order)| order.placed_at).collect();
-    let phases = || orders.iter().map(|(_, order)| &order.phase);
-    let statuses: Vec<&str> = phases().map(Phase::name).collect();
-    let since: Vec<Timestamp> = orders.iter().map(|(_, order)| order.since).collect();
-    let reasons: Vec<Option<&str>> = phases().map(|phase| phase.reason().map(Cause::name)).collect();
-    let stuck: Vec<Option<&str>> = phases().map(Phase::stuck_reason).collect();
-    let due: Vec<Option<Timestamp>> = orders.iter().map(|(_, order)| deadline(order)).collect();
-    let statement = tx
-        .prepare_cached(
-            "INSERT INTO orders (order_id, customer_id, currency, total_minor, reference, placed_at, status, since,
-                                 reason, stuck_reason, due_at)
-             SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::timestamptz[],
-                                  $7::text[], $8::timestamptz[], $9::text[], $10::text[], $11::timestamptz[])
-             ON CONFLICT (order_id) DO UPDATE
-             SET status = EXCLUDED.status, since = EXCLUDED.since, reason = EXCLUDED.reason,
-                 stuck_reason = EXCLUDED.stuck_reason, due_at = EXCLUDED.due_at",
-        )
-        .await?;
-    tx.execute(
-        &statement,
-        &[
-            &ids,
-            &customers,
-            &currencies,
-            &totals,
-            &references,
-            &placed,
-            &statuses,
-            &since,
-            &reasons,
-            &stuck,
-            &due,
-        ],
+    fn column<'a, T>(orders: &[(OrderId, &'a Order)], of: impl Fn(&'a Order) -> T) -> Vec<T> {
+        orders.iter().map(|(_, order)| of(order)).collect()
+    }
+    let write = Write::new(
+        "INSERT INTO orders (order_id, customer_id, currency, total_minor, reference, placed_at, status, since,
+                             reason, stuck_reason, due_at)
+         SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::timestamptz[],
+                              $7::text[], $8::timestamptz[], $9::text[], $10::text[], $11::timestamptz[])
+         ON CONFLICT (order_id) DO UPDATE
+         SET status = EXCLUDED.status, since = EXCLUDED.since, reason = EXCLUDED.reason,
+             stuck_reason = EXCLUDED.stuck_reason, due_at = EXCLUDED.due_at",
     )
-    .await?;
-    Ok(())
+    .with(orders.iter().map(|(order_id, _)| order_id.0).collect::<Vec<Uuid>>())
+    .with(column(&orders, |order| order.request.customer_id.as_str()))
+    .with(column(&orders, |order| order.request.currency.code()))
+    .with(column(&orders, |order| order.request.total_minor))
+    .with(column(&orders, |order| order.request.reference.as_deref()))
+    .with(column(&orders, |order| order.placed_at))
+    .with(column(&orders, |order| order.phase.name()))
+    .with(column(&orders, |order| order.since))
+    .with(column(&orders, |order| order.phase.reason().map(Cause::name)))
+    .with(column(&orders, |order| order.phase.stuck_reason()))
+    .with(column(&orders, deadline));
+    Some(write)
 }
 
 /// The rows of `orders`, of which none is there.

@@ -5,8 +5,8 @@ use common::codec::{DatumError, WriterSchema};
 use common::event::{Envelope, EventSet as _, EventType, StreamId};
 use common::model::{Change, Follows, Model, Table};
 use common::pg::copy::Load;
+use common::pg::{Transaction, Write};
 use contracts::payments::Event;
-use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 
 use crate::domain::{self, Command, Rejection, State};
@@ -91,14 +91,10 @@ impl Model for Payments {
         Ok(())
     }
 
-    async fn project(
-        &self,
-        tx: &Transaction<'_>,
-        changes: &[Change<'_, Self>],
-        _rows: (),
-    ) -> Result<(), tokio_postgres::Error> {
-        let entries: Vec<_> = changes.iter().filter_map(entry).collect();
-        store::save(tx, &entries).await
+    fn project<'a>(&self, changes: &[Change<'a, Self>]) -> Vec<Write<'a>> {
+        store::save(changes.iter().filter_map(entry).collect())
+            .into_iter()
+            .collect()
     }
 
     /// Most streams begin and end among the events that are told at once: a row of theirs meets no other.
@@ -107,9 +103,9 @@ impl Model for Payments {
         vec![store::load(opened.filter_map(entry).collect())]
     }
 
-    async fn retell(&self, tx: &Transaction<'_>, changes: &[Change<'_, Self>]) -> Result<(), tokio_postgres::Error> {
+    fn retell<'a>(&self, changes: &[Change<'a, Self>]) -> Vec<Write<'a>> {
         let gone_on = changes.iter().filter(|change| !change.opens_stream());
-        store::save(tx, &gone_on.filter_map(entry).collect::<Vec<_>>()).await
+        store::save(gone_on.filter_map(entry).collect()).into_iter().collect()
     }
 
     fn committed(&self, changes: &[Change<'_, Self>]) {

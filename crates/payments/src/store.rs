@@ -1,7 +1,8 @@
 //! All SQL of the table `payments`: one row an order, a function of its stream alone.
 
+use common::pg::Write;
 use common::pg::copy::{Load, Rows};
-use deadpool_postgres::{GenericClient, Transaction};
+use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
 use tokio_postgres::{Error, Row};
 
@@ -131,60 +132,39 @@ fn reason(state: &State) -> Option<&str> {
     }
 }
 
-/// Writes `entries`, at most one an order, over what was known before.
-///
-/// # Errors
-/// The database's.
-pub async fn save(tx: &Transaction<'_>, entries: &[Entry]) -> Result<(), Error> {
+/// What writes `entries`, at most one an order, over what was known before.
+pub fn save(entries: Vec<Entry>) -> Option<Write<'static>> {
     if entries.is_empty() {
-        return Ok(());
+        return None;
     }
-    let ledgers = || entries.iter().map(|entry| &entry.ledger);
-    let orders: Vec<&str> = entries.iter().map(|entry| entry.order_id.as_str()).collect();
-    let payments: Vec<Option<&str>> = ledgers().map(|ledger| ledger.payment_id.as_deref()).collect();
-    let statuses: Vec<&str> = ledgers().map(|ledger| ledger.status.as_str()).collect();
-    let amounts: Vec<Option<i64>> = ledgers().map(|ledger| ledger.amount_minor).collect();
-    let currencies: Vec<Option<&str>> = ledgers().map(|ledger| ledger.currency.as_deref()).collect();
-    let captured: Vec<i64> = ledgers().map(|ledger| ledger.captured_minor).collect();
-    let refunded: Vec<i64> = ledgers().map(|ledger| ledger.refunded_minor).collect();
-    let reasons: Vec<Option<&str>> = ledgers().map(|ledger| ledger.reason.as_deref()).collect();
-    let tries: Vec<i32> = ledgers().map(|ledger| ledger.tries).collect();
-    let next_tries: Vec<Option<Timestamp>> = ledgers().map(|ledger| ledger.next_try_at).collect();
-    let versions: Vec<i64> = entries.iter().map(|entry| entry.version).collect();
-    let times: Vec<Timestamp> = entries.iter().map(|entry| entry.updated_at).collect();
-    let statement = tx
-        .prepare_cached(
-            "INSERT INTO payments (order_id, payment_id, status, amount_minor, currency, captured_minor, refunded_minor,
-                                   reason, tries, next_try_at, version, updated_at)
-             SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::bigint[],
-                                  $7::bigint[], $8::text[], $9::int[], $10::timestamptz[], $11::bigint[],
-                                  $12::timestamptz[])
-             ON CONFLICT (order_id) DO UPDATE SET
-                 payment_id = excluded.payment_id, status = excluded.status, amount_minor = excluded.amount_minor,
-                 currency = excluded.currency, captured_minor = excluded.captured_minor,
-                 refunded_minor = excluded.refunded_minor, reason = excluded.reason, tries = excluded.tries,
-                 next_try_at = excluded.next_try_at, version = excluded.version, updated_at = excluded.updated_at",
-        )
-        .await?;
-    tx.execute(
-        &statement,
-        &[
-            &orders,
-            &payments,
-            &statuses,
-            &amounts,
-            &currencies,
-            &captured,
-            &refunded,
-            &reasons,
-            &tries,
-            &next_tries,
-            &versions,
-            &times,
-        ],
+    fn column<T>(entries: &[Entry], of: impl Fn(&Entry) -> T) -> Vec<T> {
+        entries.iter().map(of).collect()
+    }
+    let write = Write::new(
+        "INSERT INTO payments (order_id, payment_id, status, amount_minor, currency, captured_minor, refunded_minor,
+                               reason, tries, next_try_at, version, updated_at)
+         SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::bigint[],
+                              $7::bigint[], $8::text[], $9::int[], $10::timestamptz[], $11::bigint[],
+                              $12::timestamptz[])
+         ON CONFLICT (order_id) DO UPDATE SET
+             payment_id = excluded.payment_id, status = excluded.status, amount_minor = excluded.amount_minor,
+             currency = excluded.currency, captured_minor = excluded.captured_minor,
+             refunded_minor = excluded.refunded_minor, reason = excluded.reason, tries = excluded.tries,
+             next_try_at = excluded.next_try_at, version = excluded.version, updated_at = excluded.updated_at",
     )
-    .await?;
-    Ok(())
+    .with(column(&entries, |entry| entry.order_id.clone()))
+    .with(column(&entries, |entry| entry.ledger.payment_id.clone()))
+    .with(column(&entries, |entry| entry.ledger.status.clone()))
+    .with(column(&entries, |entry| entry.ledger.amount_minor))
+    .with(column(&entries, |entry| entry.ledger.currency.clone()))
+    .with(column(&entries, |entry| entry.ledger.captured_minor))
+    .with(column(&entries, |entry| entry.ledger.refunded_minor))
+    .with(column(&entries, |entry| entry.ledger.reason.clone()))
+    .with(column(&entries, |entry| entry.ledger.tries))
+    .with(column(&entries, |entry| entry.ledger.next_try_at))
+    .with(column(&entries, |entry| entry.version))
+    .with(column(&entries, |entry| entry.updated_at));
+    Some(write)
 }
 
 /// The rows of `entries`, of orders of which nothing was known before, at most one an order.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+use common::pg::Transaction;
 use jiff::Timestamp;
 use payments::domain::{Payment, State};
 use payments::gateway::PaymentId;
@@ -56,9 +57,8 @@ async fn what_is_known_of_a_payment_replaces_what_was_known() {
             entry(ORDER, state, version),
             entry("another", &State::Tombstone, version),
         ];
-        let tx = client.transaction().await.unwrap();
-        store::save(&tx, &saved).await.unwrap();
-        tx.commit().await.unwrap();
+        let write = store::save(saved.to_vec()).unwrap();
+        Transaction::begin(&mut client).commit(&[write]).await.unwrap();
         let found = store::find(&client, ORDER).await.unwrap();
         assert_eq!(found.as_ref(), Some(&saved[0]));
     }
@@ -70,7 +70,7 @@ async fn what_is_known_of_a_payment_replaces_what_was_known() {
 #[tokio::test]
 async fn more_than_was_asked_for_cannot_be_written_down() {
     let database = database().await;
-    let mut client = database.pool(1).get().await.unwrap();
+    let client = database.pool(1).get().await.unwrap();
     let spoilt: [fn(&mut Ledger); 3] = [
         |ledger| ledger.captured_minor = 4_201,
         |ledger| ledger.refunded_minor = 4_201,
@@ -79,7 +79,7 @@ async fn more_than_was_asked_for_cannot_be_written_down() {
     for spoil in spoilt {
         let mut entry = entry(ORDER, &State::Captured(payment()), 1);
         spoil(&mut entry.ledger);
-        let tx = client.transaction().await.unwrap();
-        assert!(store::save(&tx, &[entry]).await.is_err());
+        let write = store::save(vec![entry]).unwrap();
+        assert!(write.run(&client).await.is_err());
     }
 }

@@ -14,8 +14,9 @@ use common::http::{Path, Problem};
 use common::kafka::{self, TopicSpec};
 use common::migrate::{self, Migration};
 use common::model::{Change, Model};
+use common::pg::{Transaction, Write};
 use common::{pg, service};
-use deadpool_postgres::{Pool, Transaction};
+use deadpool_postgres::Pool;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
@@ -142,12 +143,7 @@ impl Model for Shipping {
         Ok(())
     }
 
-    async fn project(
-        &self,
-        tx: &Transaction<'_>,
-        changes: &[Change<'_, Self>],
-        _rows: (),
-    ) -> Result<(), tokio_postgres::Error> {
+    fn project<'a>(&self, changes: &[Change<'a, Self>]) -> Vec<Write<'a>> {
         let events = || changes.iter().flat_map(|change| change.events);
         let orders: Vec<&str> = changes.iter().map(|change| change.stream_id.key()).collect();
         let days: Vec<&str> = events()
@@ -156,9 +152,7 @@ impl Model for Shipping {
         let times: Vec<Timestamp> = events().map(|(_, recorded)| recorded.envelope.occurred_at).collect();
         let insert = "INSERT INTO shipments (order_id, ship_by, planned_at)
                       SELECT o, d::date, t FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS s (o, d, t)";
-        let statement = tx.prepare_cached(insert).await?;
-        tx.execute(&statement, &[&orders, &days, &times]).await?;
-        Ok(())
+        vec![Write::new(insert).with(orders).with(days).with(times)]
     }
 }
 

@@ -314,7 +314,7 @@ pub(super) async fn finish(tx: &Transaction<'_>, id: i64) -> Result<(), Error> {
 ///
 /// # Errors
 /// The database's.
-pub async fn applied(tx: &Transaction<'_>, redriven: Redriven) -> Result<(), Error> {
+pub async fn applied(tx: &impl GenericClient, redriven: Redriven) -> Result<(), Error> {
     tx.execute(
         "UPDATE campaign_records SET outcome = 'applied', settled_at = now()
          WHERE campaign = $1 AND dead_letter = $2 AND outcome = 'sent'",
@@ -328,7 +328,7 @@ pub async fn applied(tx: &Transaction<'_>, redriven: Redriven) -> Result<(), Err
 ///
 /// # Errors
 /// The database's.
-pub async fn died_again(tx: &Transaction<'_>, redriven: Redriven) -> Result<(), Error> {
+pub async fn died_again(tx: &impl GenericClient, redriven: Redriven) -> Result<(), Error> {
     tx.execute(
         "UPDATE campaign_records r SET outcome = 'died_again', settled_at = now(), detail = d.error_class || ': ' || d.error
          FROM dead_letters d WHERE r.campaign = $1 AND r.dead_letter = $2 AND r.outcome = 'sent' AND d.id = r.dead_letter",

@@ -1,13 +1,14 @@
 //! One attempt at one batch: a single transaction from the inbox to the read models.
 //!
 //! Locks are taken in one order, each kind sorted and in one statement: inbox ids, parked keys, the model's rows, then
-//! streams as they are appended to. Nothing here waits for the network but for Postgres.
+//! streams as they are appended to. Nothing here waits for the network but for Postgres, and for that as seldom as can be:
+//! once for all that is read, once for all that is written.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::Transaction;
+use deadpool_postgres::Client;
 use futures_util::try_join;
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -19,6 +20,7 @@ use crate::event::{Cause, Envelope, EventSet as _, Recorded, StreamId, derived_i
 use crate::inbox::{self, Outcome as InboxOutcome, Progress};
 use crate::model::{Change, Model};
 use crate::parking::{self, Disposition, Failure, SetAside, Standing};
+use crate::pg::{Transaction, Write};
 use crate::record::Record;
 use crate::{store, timers};
 
@@ -146,28 +148,47 @@ fn changes<M: Model>(streams: &BTreeMap<StreamId, Working<M>>) -> Vec<Change<'_,
         .collect()
 }
 
+/// What appends the events of `streams`, if there are any.
+fn append<M: Model>(streams: &BTreeMap<StreamId, Working<M>>) -> Option<Write<'_>> {
+    let events = streams.values().flat_map(|stream| &stream.events);
+    let mut appended: Vec<&Recorded> = events.map(|(_, recorded)| recorded).collect();
+    // In the order of decision, for what was decided from rows that streams share can be retold in no other.
+    appended.sort_unstable_by_key(|recorded| recorded.envelope.position);
+    (!appended.is_empty()).then(|| store::appending(&appended))
+}
+
+/// The events of `streams`.
+fn recorded_in<M: Model>(streams: &mut BTreeMap<StreamId, Working<M>>) -> impl Iterator<Item = &mut Recorded> {
+    let events = streams.values_mut().flat_map(|stream| &mut stream.events);
+    events.map(|(_, recorded)| recorded)
+}
+
 impl<M: Model> Committer<M> {
     /// Decides and commits `items` in one transaction, or changes nothing.
     pub(super) async fn attempt(&self, items: &[Item<M>]) -> Result<Committed<M>, Failed> {
         let mut client = self.pool.get().await?;
-        let tx = client.transaction().await?;
+        let tx = Transaction::begin(&mut client);
         let progress = progress_of(items);
         let (mut fresh, mut results) = distinct_ids(items);
         let ids: Vec<Uuid> = fresh.iter().copied().collect();
         let keys = keys_of(items, &self.versions.suspects(items.iter().map(Item::arrived)));
         let (mut streams, unknown) = self.known_streams(items);
         let unknown_refs: Vec<&StreamId> = unknown.iter().collect();
-        let (fenced, known, parked, history) = try_join!(
-            inbox::advance(&tx, M::NAME, &progress),
-            inbox::known(&tx, M::NAME, &ids),
-            parking::parked_among(&tx, M::NAME, &keys),
-            self.history(&tx, &unknown_refs),
+        // Where all states are known their rows are locked along with it, also those of items that will not be decided.
+        let all: Vec<usize> = (0..items.len()).collect();
+        let commands = commands_of(items, if unknown.is_empty() { &all } else { &[] }, &streams);
+        let (fenced, known, parked, history, rows) = try_join!(
+            inbox::advance(&*tx, M::NAME, &progress),
+            inbox::known(&*tx, M::NAME, &ids),
+            parking::parked_among(&*tx, M::NAME, &keys),
+            self.history(&*tx, &unknown_refs),
+            self.model.lock_rows(&tx, &commands),
         )?;
         if !fenced.is_empty() {
             return Err(Failed::Fenced(fenced));
         }
         fresh.retain(|id| !known.contains(id));
-        self.fold(&tx, &mut streams, history).await?;
+        self.fold(&*tx, &mut streams, history).await?;
         let review = self.versions.review(items.iter().map(|item| {
             let (record, envelope) = item.arrived()?;
             Some((
@@ -181,13 +202,10 @@ impl<M: Model> Committer<M> {
 
         let open: Vec<usize> = (0..items.len()).filter(|index| results[*index].is_none()).collect();
         let now = now();
-        let mut rows = {
-            let commands = commands_of(items, &open);
-            let with_states: Vec<_> = commands
-                .iter()
-                .map(|(stream, command)| (*stream, *command, &*streams[*stream].after))
-                .collect();
-            self.model.lock_rows(&tx, &with_states).await?
+        let mut rows = if unknown.is_empty() {
+            rows
+        } else {
+            self.model.lock_rows(&tx, &commands_of(items, &open, &streams)).await?
         };
         for index in open {
             results[index] = Some(self.decide_item(items, index, &mut streams, &mut rows, now)?);
@@ -198,40 +216,21 @@ impl<M: Model> Committer<M> {
             .map(|(item, result)| self.judged(item, result.expect("each item was sorted out or decided")))
             .collect();
 
-        let mut appended: Vec<&mut Recorded> = streams
-            .values_mut()
-            .flat_map(|stream| stream.events.iter_mut().map(|(_, recorded)| recorded))
-            .collect();
-        // In the order of decision, for what was decided from rows that streams share can be retold in no other.
-        appended.sort_unstable_by_key(|recorded| recorded.envelope.position);
-        store::append(&tx, &mut appended).await?;
-        let refused_alone = items.len() == 1 && matches!(results[0], Settled::SetAside(_) | Settled::Rejected(_));
-        if refused_alone {
-            rows = self.model.lock_rows(&tx, &[]).await?;
-        }
         self.set_aside(&tx, items, &results, now).await?;
         let gaps = gaps_of(items, &review.arrivals, &results);
-        parking::note_missing(&tx, M::NAME, &gaps).await?;
-        parking::note_arrived(&tx, M::NAME, &fillers_of(items, &review.arrivals, &parked, &gaps)).await?;
-        let changed = changes(&streams);
-        if !changed.is_empty() {
-            let deadlines: Vec<_> = changed
-                .iter()
-                .map(|change| {
-                    (
-                        change.stream_id,
-                        self.model.deadline(change.before),
-                        self.model.deadline(change.after),
-                    )
-                })
-                .collect();
-            try_join!(
-                timers::rearm(&tx, &deadlines),
-                self.model.project(&tx, &changed, rows),
-                self.keep_snapshots(&tx, &streams),
-            )?;
+        parking::note_missing(&*tx, M::NAME, &gaps).await?;
+        parking::note_arrived(&*tx, M::NAME, &fillers_of(items, &review.arrivals, &parked, &gaps)).await?;
+        if M::PROJECTS_POSITIONS {
+            let returned = match append(&streams) {
+                Some(append) => append.run(&*tx).await?,
+                None => Vec::new(),
+            };
+            store::place(&returned, recorded_in(&mut streams));
         }
-        tx.commit().await?;
+        let returned = tx.commit(&self.writes(&streams)).await?;
+        if let Some(appended) = returned.first().filter(|_| !M::PROJECTS_POSITIONS) {
+            store::place(appended, recorded_in(&mut streams));
+        }
         let mut committed = Committed {
             results,
             streams,
@@ -240,6 +239,29 @@ impl<M: Model> Committer<M> {
         };
         fill_events(&mut committed, items);
         Ok(committed)
+    }
+
+    /// What a batch writes last, the events first where nothing else needs their positions.
+    fn writes<'a>(&self, streams: &'a BTreeMap<StreamId, Working<M>>) -> Vec<Write<'a>> {
+        let changed = changes(streams);
+        if changed.is_empty() {
+            return Vec::new();
+        }
+        let mut writes = Vec::new();
+        if !M::PROJECTS_POSITIONS {
+            writes.extend(append(streams));
+        }
+        let deadlines: Vec<_> = changed
+            .iter()
+            .map(|change| {
+                let (before, after) = (self.model.deadline(change.before), self.model.deadline(change.after));
+                (change.stream_id, before, after)
+            })
+            .collect();
+        writes.extend(timers::rearm(&deadlines));
+        writes.extend(self.model.project(&changed));
+        writes.extend(self.keep_snapshots(streams));
+        writes
     }
 
     /// States from the cache, and the streams that must be read.
@@ -310,7 +332,7 @@ impl<M: Model> Committer<M> {
     /// Skips heads that somebody else has dealt with since they were read, and sends back those for which it is too early.
     async fn confirm_heads(
         &self,
-        tx: &Transaction<'_>,
+        tx: &Client,
         items: &[Item<M>],
         results: &mut [Option<Settled<M>>],
     ) -> Result<(), Failed> {
@@ -461,7 +483,7 @@ impl<M: Model> Committer<M> {
     /// Writes down what waits, what is dead, and what became of parked heads.
     async fn set_aside(
         &self,
-        tx: &Transaction<'_>,
+        tx: &Client,
         items: &[Item<M>],
         results: &[Settled<M>],
         now: Timestamp,
@@ -633,9 +655,15 @@ fn gaps_of<'a, M: Model>(
         .collect()
 }
 
-fn commands_of<'a, M: Model>(items: &'a [Item<M>], open: &[usize]) -> Vec<(&'a StreamId, &'a M::Command)> {
-    open.iter()
-        .flat_map(|index| items[*index].commands.iter().map(|(stream, command)| (stream, command)))
+/// The commands of the items `among`, each with its stream's state.
+fn commands_of<'a, M: Model>(
+    items: &'a [Item<M>],
+    among: &[usize],
+    streams: &'a BTreeMap<StreamId, Working<M>>,
+) -> Vec<(&'a StreamId, &'a M::Command, &'a M::State)> {
+    let commands = among.iter().flat_map(|index| &items[*index].commands);
+    commands
+        .map(|(stream, command)| (stream, command, &*streams[stream].after))
         .collect()
 }
 

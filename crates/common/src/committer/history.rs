@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use deadpool_postgres::{GenericClient, Transaction};
+use deadpool_postgres::GenericClient;
 use futures_util::try_join;
 
 use super::Committer;
@@ -11,6 +11,7 @@ use super::batch::{Failed, Working};
 use crate::event::{Recorded, StreamId};
 use crate::model::Model;
 use crate::parking;
+use crate::pg::Write;
 use crate::store;
 use crate::store::snapshots::{self, Loaded, SNAPSHOT_EVERY};
 
@@ -94,14 +95,10 @@ impl<M: Model> Committer<M> {
         Ok(())
     }
 
-    /// Keeps snapshots of streams that this batch took past another [`SNAPSHOT_EVERY`] versions, or that took as many events
+    /// What keeps snapshots of streams that this batch took past another [`SNAPSHOT_EVERY`] versions, or that took as many events
     /// to load, as after a change of the code that folds. Nearly always there are none.
-    pub(super) async fn keep_snapshots(
-        &self,
-        tx: &Transaction<'_>,
-        streams: &BTreeMap<StreamId, Working<M>>,
-    ) -> Result<(), tokio_postgres::Error> {
-        let Some(fold) = M::FOLD else { return Ok(()) };
+    pub(super) fn keep_snapshots<'a>(&self, streams: &'a BTreeMap<StreamId, Working<M>>) -> Option<Write<'a>> {
+        let fold = M::FOLD?;
         let due = |stream_id: &StreamId, stream: &Working<M>| {
             let added = stream.events.len() as i64;
             let passed = stream.version / SNAPSHOT_EVERY > (stream.version - added) / SNAPSHOT_EVERY;
@@ -111,6 +108,6 @@ impl<M: Model> Committer<M> {
         let snapshots: Vec<(&StreamId, i64, Vec<u8>)> = due
             .filter_map(|(stream_id, stream)| Some((stream_id, stream.version, self.model.snapshot(&stream.after)?)))
             .collect();
-        snapshots::save(tx, fold, &snapshots).await
+        snapshots::save(fold, snapshots)
     }
 }

@@ -1,6 +1,6 @@
 //! How a record becomes a dead letter, and again: writes of `dead_letters` and `dead_letter_history`.
 
-use deadpool_postgres::Transaction;
+use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
 use tokio_postgres::Error;
 use uuid::Uuid;
@@ -9,7 +9,7 @@ use super::{Disposition, Failure, HeaderColumns, Redriven, SetAside};
 
 /// Makes dead letters of the records that have failed for good. One that was redriven and died again stays the row that it
 /// was, byte for byte, with its newest death; its public copy is written again.
-pub(super) async fn bury(tx: &Transaction<'_>, consumer: &str, records: &[SetAside<'_>]) -> Result<(), Error> {
+pub(super) async fn bury(tx: &impl GenericClient, consumer: &str, records: &[SetAside<'_>]) -> Result<(), Error> {
     let dead: Vec<(&SetAside<'_>, &Failure)> = records
         .iter()
         .filter_map(|aside| Some((aside, aside.failure?)))
@@ -95,7 +95,7 @@ pub(super) async fn bury(tx: &Transaction<'_>, consumer: &str, records: &[SetAsi
 ///
 /// # Errors
 /// The database's.
-pub async fn died_again(tx: &Transaction<'_>, redriven: Redriven) -> Result<(), Error> {
+pub async fn died_again(tx: &impl GenericClient, redriven: Redriven) -> Result<(), Error> {
     tx.execute(
         "UPDATE parked SET campaign = NULL, dead_letter = NULL WHERE dead_letter = $1",
         &[&redriven.dead_letter],

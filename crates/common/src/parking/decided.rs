@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::Transaction;
+use deadpool_postgres::{GenericClient, Transaction};
 use tokio_postgres::Error;
 use uuid::Uuid;
 
@@ -160,7 +160,7 @@ pub async fn let_go(
 ///
 /// # Errors
 /// The database's.
-pub async fn settled(tx: &Transaction<'_>, redriven: Redriven) -> Result<(), Error> {
+pub async fn settled(tx: &impl GenericClient, redriven: Redriven) -> Result<(), Error> {
     tx.execute(
         "WITH settled AS (UPDATE dead_letters SET status = 'redriven' WHERE id = $1 RETURNING id)
          INSERT INTO dead_letter_history (dead_letter, what, campaign) SELECT id, 'applied', $2 FROM settled",

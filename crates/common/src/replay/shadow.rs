@@ -16,6 +16,7 @@ use crate::codec::Codec;
 use crate::event::StreamId;
 use crate::migrate::Migration;
 use crate::model::{Follows, Model, Table};
+use crate::pg::Write;
 use crate::{store, timers};
 
 /// Where a rebuild keeps its tables and its progress.
@@ -358,11 +359,9 @@ pub(super) async fn retell<M: Model>(tx: &Transaction<'_>, model: &M, batch: &mu
         load.send(tx).await?;
     }
     let changes = batch.changes();
-    rearm(tx, model, &changes).await?;
-    if !changes.is_empty() {
-        model.retell(tx, &changes).await?;
-    }
-    Ok(())
+    let mut writes = model.retell(&changes);
+    writes.extend(rearm(model, &changes));
+    run(tx, &writes).await
 }
 
 /// Writes what follows from `batch`, which holds everything that happened next.
@@ -374,21 +373,22 @@ pub(super) async fn follow<M: Model>(
     reached: i64,
 ) -> Result<(), Error> {
     let changes = batch.changes();
-    rearm(tx, model, &changes).await?;
-    if !changes.is_empty() {
-        let rows = model.lock_rows(tx, &[]).await?;
-        model.project(tx, &changes, rows).await?;
-    }
+    let mut writes = model.project(&changes);
+    writes.extend(rearm(model, &changes));
+    run(tx, &writes).await?;
     let sql = format!("UPDATE {schema}.progress SET reached = $1, events = events + $2");
     tx.execute(&sql, &[&reached, &batch.events.cast_signed()]).await?;
     Ok(())
 }
 
-async fn rearm<M: Model>(
-    tx: &Transaction<'_>,
-    model: &M,
-    changes: &[crate::model::Change<'_, M>],
-) -> Result<(), Error> {
+async fn run(tx: &Transaction<'_>, writes: &[Write<'_>]) -> Result<(), Error> {
+    for write in writes {
+        write.run(tx).await?;
+    }
+    Ok(())
+}
+
+fn rearm<'a, M: Model>(model: &M, changes: &[crate::model::Change<'a, M>]) -> Vec<Write<'a>> {
     let deadlines: Vec<_> = changes
         .iter()
         .map(|change| {
@@ -396,7 +396,7 @@ async fn rearm<M: Model>(
             (change.stream_id, before, after)
         })
         .collect();
-    Ok(timers::rearm(tx, &deadlines).await?)
+    timers::rearm(&deadlines)
 }
 
 /// Each partition goes on at an offset, with the highest position so far.

@@ -4,11 +4,12 @@
 //! another code folded is ignored, so that a change of a fold needs no migration. It is written in the transaction of the
 //! events that led to it, and read in the statement that reads the events after it.
 
-use deadpool_postgres::{GenericClient, Transaction};
+use deadpool_postgres::GenericClient;
 use tokio_postgres::Error;
 
 use super::{COLUMNS, recorded};
 use crate::event::{Recorded, StreamId};
+use crate::pg::Write;
 
 /// A stream gets a snapshot each time it passes so many versions. Fewer events than that load in a millisecond or two.
 pub const SNAPSHOT_EVERY: i64 = 500;
@@ -94,29 +95,22 @@ pub async fn load(
     Ok(rows.iter().map(loaded).collect())
 }
 
-/// Keeps `snapshots` of streams in order of their ids, each with its version, over older ones and those of other code.
-///
-/// # Errors
-/// The database's.
-pub async fn save(tx: &Transaction<'_>, fold: u64, snapshots: &[(&StreamId, i64, Vec<u8>)]) -> Result<(), Error> {
+/// What keeps `snapshots` of streams in order of their ids, each with its version, over older ones and those of other code.
+pub fn save(fold: u64, snapshots: Vec<(&StreamId, i64, Vec<u8>)>) -> Option<Write<'_>> {
     if snapshots.is_empty() {
-        return Ok(());
+        return None;
     }
     let streams: Vec<&str> = snapshots.iter().map(|(stream, ..)| stream.as_str()).collect();
     let versions: Vec<i64> = snapshots.iter().map(|(_, version, _)| *version).collect();
-    let states: Vec<&[u8]> = snapshots.iter().map(|(.., state)| state.as_slice()).collect();
-    let statement = tx
-        .prepare_cached(
-            "INSERT INTO snapshots (stream_id, version, fold, state)
-             SELECT stream_id, version, $1, state FROM unnest($2::text[], $3::bigint[], $4::bytea[]) AS s (stream_id, version, state)
-             ON CONFLICT (stream_id) DO UPDATE
-             SET version = excluded.version, fold = excluded.fold, state = excluded.state
-             WHERE snapshots.version < excluded.version OR snapshots.fold <> excluded.fold",
-        )
-        .await?;
-    tx.execute(&statement, &[&fold.cast_signed(), &streams, &versions, &states])
-        .await?;
-    Ok(())
+    let states: Vec<Vec<u8>> = snapshots.into_iter().map(|(.., state)| state).collect();
+    let write = Write::new(
+        "INSERT INTO snapshots (stream_id, version, fold, state)
+         SELECT stream_id, version, $1, state FROM unnest($2::text[], $3::bigint[], $4::bytea[]) AS s (stream_id, version, state)
+         ON CONFLICT (stream_id) DO UPDATE
+         SET version = excluded.version, fold = excluded.fold, state = excluded.state
+         WHERE snapshots.version < excluded.version OR snapshots.fold <> excluded.fold",
+    );
+    Some(write.with(fold.cast_signed()).with(streams).with(versions).with(states))
 }
 
 #[cfg(test)]

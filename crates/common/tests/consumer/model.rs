@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use common::codec::{self, DatumError, WriterSchema};
 use common::event::{Envelope, EventType, StreamId};
 use common::model::{Change, Model};
+use common::pg::{Transaction, Write};
 use common::store::snapshots::fold_of;
-use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::RwLock;
@@ -184,18 +184,12 @@ impl Model for Taster {
         Ok(())
     }
 
-    async fn project(
-        &self,
-        tx: &Transaction<'_>,
-        changes: &[Change<'_, Self>],
-        _rows: (),
-    ) -> Result<(), tokio_postgres::Error> {
+    fn project<'a>(&self, changes: &[Change<'a, Self>]) -> Vec<Write<'a>> {
         let events = changes.iter().flat_map(|change| change.events);
         let (dishes, amounts): (Vec<&str>, Vec<i64>) = events
             .map(|(taster::Event::Tasted(tasted), _)| (tasted.dish.as_str(), tasted.amount))
             .unzip();
         let insert = "INSERT INTO tastings (dish, amount) SELECT * FROM unnest($1::text[], $2::bigint[])";
-        tx.execute(insert, &[&dishes, &amounts]).await?;
-        Ok(())
+        vec![Write::new(insert).with(dishes).with(amounts)]
     }
 }

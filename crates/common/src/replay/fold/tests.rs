@@ -4,7 +4,6 @@ use std::convert::Infallible;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -12,6 +11,7 @@ use uuid::Uuid;
 use super::*;
 use crate::codec::{self, DatumError, Registry, RegistrySettings, Schema, SerError, WriterSchema};
 use crate::event::{Envelope, EventSet, EventType, SchemaVersion};
+use crate::pg::{Transaction, Write};
 
 const AVSC: &str = r#"{ "type": "record", "name": "Counted", "namespace": "test", "fields": [
     { "name": "by", "type": "long" } ] }"#;
@@ -83,8 +83,8 @@ impl Model for Counter {
         Ok(())
     }
 
-    async fn project(&self, _: &Transaction<'_>, _: &[Change<'_, Self>], (): ()) -> Result<(), tokio_postgres::Error> {
-        Ok(())
+    fn project<'a>(&self, _: &[Change<'a, Self>]) -> Vec<Write<'a>> {
+        Vec::new()
     }
 }
 
