@@ -28,29 +28,10 @@ const WRITERS_POLL: Duration = Duration::from_millis(5);
 const COLUMNS: &str = "position, id, stream_id, version, type, schema_id, payload, correlation_id, causation_id, \
                        traceparent, occurred_at";
 
-/// Appends `events` and fills in the position that each was given.
-///
-/// # Errors
-/// As [`appending`].
-pub async fn append(client: &impl GenericClient, events: &mut [&mut Recorded]) -> Result<(), Error> {
-    if events.is_empty() {
-        return Ok(());
-    }
-    let rows = {
-        let events: Vec<&Recorded> = events.iter().map(|event| &**event).collect();
-        appending(&events).run(client).await?
-    };
-    place(&rows, events.iter_mut().map(|event| &mut **event));
-    Ok(())
-}
-
 /// What appends `events`, of which there are some; [`place`] takes what it returns.
 ///
 /// A unique violation means that somebody else appended to one of the streams first: reload and decide again.
 pub fn appending<'a>(events: &[&'a Recorded]) -> Write<'a> {
-    fn column<'a, T>(events: &[&'a Recorded], of: impl Fn(&'a Recorded) -> T) -> Vec<T> {
-        events.iter().map(|event| of(event)).collect()
-    }
     Write::new(
         "INSERT INTO events (id, stream_id, version, type, schema_id, payload, correlation_id, causation_id,
                              traceparent, occurred_at)
@@ -58,16 +39,16 @@ pub fn appending<'a>(events: &[&'a Recorded]) -> Write<'a> {
                               $8::uuid[], $9::text[], $10::timestamptz[])
          RETURNING id, position",
     )
-    .with(column(events, |event| event.envelope.id))
-    .with(column(events, |event| event.stream_id.as_str()))
-    .with(column(events, |event| event.envelope.stream_version))
-    .with(column(events, |event| &*event.envelope.event_type))
-    .with(column(events, |event| event.schema_id.cast_signed()))
-    .with(column(events, |event| &*event.payload))
-    .with(column(events, |event| event.envelope.correlation_id))
-    .with(column(events, |event| event.envelope.causation_id))
-    .with(column(events, |event| event.envelope.traceparent.as_deref()))
-    .with(column(events, |event| event.envelope.occurred_at))
+    .column(events.iter().map(|event| event.envelope.id))
+    .column(events.iter().map(|event| event.stream_id.as_str()))
+    .column(events.iter().map(|event| event.envelope.stream_version))
+    .column(events.iter().map(|event| &*event.envelope.event_type))
+    .column(events.iter().map(|event| event.schema_id.cast_signed()))
+    .column(events.iter().map(|event| &*event.payload))
+    .column(events.iter().map(|event| event.envelope.correlation_id))
+    .column(events.iter().map(|event| event.envelope.causation_id))
+    .column(events.iter().map(|event| event.envelope.traceparent.as_deref()))
+    .column(events.iter().map(|event| event.envelope.occurred_at))
 }
 
 /// Fills in the positions that `events` were given.

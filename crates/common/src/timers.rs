@@ -10,21 +10,24 @@ use jiff::Timestamp;
 use tokio_postgres::Error;
 
 use crate::event::StreamId;
+use crate::model::{Change, Model};
 use crate::pg::Write;
 
-/// What brings the rows up to date with what the deadlines were before a batch and are after it.
-pub fn rearm<'a>(deadlines: &[(&'a StreamId, Option<Timestamp>, Option<Timestamp>)]) -> Vec<Write<'a>> {
+/// What brings the rows up to date with what the deadlines were before `changes` and are after them.
+pub fn rearm<'a, M: Model>(model: &M, changes: &[Change<'a, M>]) -> Vec<Write<'a>> {
     let mut set: (Vec<&str>, Vec<Timestamp>) = (Vec::new(), Vec::new());
     let mut ended: Vec<&str> = Vec::new();
-    for (stream, before, after) in deadlines {
+    for change in changes {
+        let stream = change.stream_id;
+        let (before, after) = (model.deadline(change.before), model.deadline(change.after));
         match (before, after) {
             (None, Some(due)) => {
                 set.0.push(stream.as_str());
-                set.1.push(*due);
+                set.1.push(due);
             }
             (Some(before), Some(after)) if after < before => {
                 set.0.push(stream.as_str());
-                set.1.push(*after);
+                set.1.push(after);
             }
             (Some(_), None) => ended.push(stream.as_str()),
             _ => {}

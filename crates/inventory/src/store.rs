@@ -204,9 +204,6 @@ fn move_levels(moved: Vec<Moved>) -> Option<Write<'static>> {
     if moved.is_empty() {
         return None;
     }
-    fn column<T>(moved: &[Moved], of: impl Fn(&Moved) -> T) -> Vec<T> {
-        moved.iter().map(of).collect()
-    }
     let write = Write::new(
         "WITH moved AS (
              INSERT INTO stock_movements (sku, occurred_at, position, kind, on_hand_delta, reserved_delta)
@@ -219,12 +216,12 @@ fn move_levels(moved: Vec<Moved>) -> Option<Write<'static>> {
          UPDATE stock SET on_hand = stock.on_hand + total.on_hand, reserved = stock.reserved + total.reserved
          FROM total WHERE stock.sku = total.sku",
     )
-    .with(column(&moved, |moved| moved.movement.sku.to_string()))
-    .with(column(&moved, |moved| moved.occurred_at))
-    .with(column(&moved, |moved| moved.position))
-    .with(column(&moved, |moved| kind(moved.movement.kind)))
-    .with(column(&moved, |moved| moved.movement.on_hand))
-    .with(column(&moved, |moved| moved.movement.reserved));
+    .column(moved.iter().map(|moved| moved.movement.sku.to_string()))
+    .column(moved.iter().map(|moved| moved.occurred_at))
+    .column(moved.iter().map(|moved| moved.position))
+    .column(moved.iter().map(|moved| kind(moved.movement.kind)))
+    .column(moved.iter().map(|moved| moved.movement.on_hand))
+    .column(moved.iter().map(|moved| moved.movement.reserved));
     Some(write)
 }
 

@@ -54,9 +54,6 @@ pub fn upsert<'a>(mut orders: Vec<(OrderId, &'a Order)>) -> Option<Write<'a>> {
         return None;
     }
     orders.sort_unstable_by_key(|(order_id, _)| order_id.0);
-    fn column<'a, T>(orders: &[(OrderId, &'a Order)], of: impl Fn(&'a Order) -> T) -> Vec<T> {
-        orders.iter().map(|(_, order)| of(order)).collect()
-    }
     let write = Write::new(
         "INSERT INTO orders (order_id, customer_id, currency, total_minor, reference, placed_at, status, since,
                              reason, stuck_reason, due_at)
@@ -66,17 +63,17 @@ pub fn upsert<'a>(mut orders: Vec<(OrderId, &'a Order)>) -> Option<Write<'a>> {
          SET status = EXCLUDED.status, since = EXCLUDED.since, reason = EXCLUDED.reason,
              stuck_reason = EXCLUDED.stuck_reason, due_at = EXCLUDED.due_at",
     )
-    .with(orders.iter().map(|(order_id, _)| order_id.0).collect::<Vec<Uuid>>())
-    .with(column(&orders, |order| order.request.customer_id.as_str()))
-    .with(column(&orders, |order| order.request.currency.code()))
-    .with(column(&orders, |order| order.request.total_minor))
-    .with(column(&orders, |order| order.request.reference.as_deref()))
-    .with(column(&orders, |order| order.placed_at))
-    .with(column(&orders, |order| order.phase.name()))
-    .with(column(&orders, |order| order.since))
-    .with(column(&orders, |order| order.phase.reason().map(Cause::name)))
-    .with(column(&orders, |order| order.phase.stuck_reason()))
-    .with(column(&orders, deadline));
+    .column(orders.iter().map(|(order_id, _)| order_id.0))
+    .column(orders.iter().map(|(_, order)| order.request.customer_id.as_str()))
+    .column(orders.iter().map(|(_, order)| order.request.currency.code()))
+    .column(orders.iter().map(|(_, order)| order.request.total_minor))
+    .column(orders.iter().map(|(_, order)| order.request.reference.as_deref()))
+    .column(orders.iter().map(|(_, order)| order.placed_at))
+    .column(orders.iter().map(|(_, order)| order.phase.name()))
+    .column(orders.iter().map(|(_, order)| order.since))
+    .column(orders.iter().map(|(_, order)| order.phase.reason().map(Cause::name)))
+    .column(orders.iter().map(|(_, order)| order.phase.stuck_reason()))
+    .column(orders.iter().map(|(_, order)| deadline(order)));
     Some(write)
 }
 

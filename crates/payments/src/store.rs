@@ -1,5 +1,7 @@
 //! All SQL of the table `payments`: one row an order, a function of its stream alone.
 
+use std::mem;
+
 use common::pg::Write;
 use common::pg::copy::{Load, Rows};
 use deadpool_postgres::GenericClient;
@@ -133,12 +135,9 @@ fn reason(state: &State) -> Option<&str> {
 }
 
 /// What writes `entries`, at most one an order, over what was known before.
-pub fn save(entries: Vec<Entry>) -> Option<Write<'static>> {
+pub fn save(mut entries: Vec<Entry>) -> Option<Write<'static>> {
     if entries.is_empty() {
         return None;
-    }
-    fn column<T>(entries: &[Entry], of: impl Fn(&Entry) -> T) -> Vec<T> {
-        entries.iter().map(of).collect()
     }
     let write = Write::new(
         "INSERT INTO payments (order_id, payment_id, status, amount_minor, currency, captured_minor, refunded_minor,
@@ -152,18 +151,18 @@ pub fn save(entries: Vec<Entry>) -> Option<Write<'static>> {
              refunded_minor = excluded.refunded_minor, reason = excluded.reason, tries = excluded.tries,
              next_try_at = excluded.next_try_at, version = excluded.version, updated_at = excluded.updated_at",
     )
-    .with(column(&entries, |entry| entry.order_id.clone()))
-    .with(column(&entries, |entry| entry.ledger.payment_id.clone()))
-    .with(column(&entries, |entry| entry.ledger.status.clone()))
-    .with(column(&entries, |entry| entry.ledger.amount_minor))
-    .with(column(&entries, |entry| entry.ledger.currency.clone()))
-    .with(column(&entries, |entry| entry.ledger.captured_minor))
-    .with(column(&entries, |entry| entry.ledger.refunded_minor))
-    .with(column(&entries, |entry| entry.ledger.reason.clone()))
-    .with(column(&entries, |entry| entry.ledger.tries))
-    .with(column(&entries, |entry| entry.ledger.next_try_at))
-    .with(column(&entries, |entry| entry.version))
-    .with(column(&entries, |entry| entry.updated_at));
+    .column(entries.iter_mut().map(|entry| mem::take(&mut entry.order_id)))
+    .column(entries.iter_mut().map(|entry| entry.ledger.payment_id.take()))
+    .column(entries.iter_mut().map(|entry| mem::take(&mut entry.ledger.status)))
+    .column(entries.iter().map(|entry| entry.ledger.amount_minor))
+    .column(entries.iter_mut().map(|entry| entry.ledger.currency.take()))
+    .column(entries.iter().map(|entry| entry.ledger.captured_minor))
+    .column(entries.iter().map(|entry| entry.ledger.refunded_minor))
+    .column(entries.iter_mut().map(|entry| entry.ledger.reason.take()))
+    .column(entries.iter().map(|entry| entry.ledger.tries))
+    .column(entries.iter().map(|entry| entry.ledger.next_try_at))
+    .column(entries.iter().map(|entry| entry.version))
+    .column(entries.iter().map(|entry| entry.updated_at));
     Some(write)
 }
 

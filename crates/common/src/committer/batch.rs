@@ -175,8 +175,7 @@ impl<M: Model> Committer<M> {
         let (mut streams, unknown) = self.known_streams(items);
         let unknown_refs: Vec<&StreamId> = unknown.iter().collect();
         // Where all states are known their rows are locked along with it, also those of items that will not be decided.
-        let all: Vec<usize> = (0..items.len()).collect();
-        let commands = commands_of(items, if unknown.is_empty() { &all } else { &[] }, &streams);
+        let commands = commands_of(items.iter().filter(|_| unknown.is_empty()), &streams);
         let (fenced, known, parked, history, rows) = try_join!(
             inbox::advance(&*tx, M::NAME, &progress),
             inbox::known(&*tx, M::NAME, &ids),
@@ -205,7 +204,8 @@ impl<M: Model> Committer<M> {
         let mut rows = if unknown.is_empty() {
             rows
         } else {
-            self.model.lock_rows(&tx, &commands_of(items, &open, &streams)).await?
+            let commands = commands_of(open.iter().map(|index| &items[*index]), &streams);
+            self.model.lock_rows(&tx, &commands).await?
         };
         for index in open {
             results[index] = Some(self.decide_item(items, index, &mut streams, &mut rows, now)?);
@@ -251,14 +251,7 @@ impl<M: Model> Committer<M> {
         if !M::PROJECTS_POSITIONS {
             writes.extend(append(streams));
         }
-        let deadlines: Vec<_> = changed
-            .iter()
-            .map(|change| {
-                let (before, after) = (self.model.deadline(change.before), self.model.deadline(change.after));
-                (change.stream_id, before, after)
-            })
-            .collect();
-        writes.extend(timers::rearm(&deadlines));
+        writes.extend(timers::rearm(&*self.model, &changed));
         writes.extend(self.model.project(&changed));
         writes.extend(self.keep_snapshots(streams));
         writes
@@ -655,14 +648,13 @@ fn gaps_of<'a, M: Model>(
         .collect()
 }
 
-/// The commands of the items `among`, each with its stream's state.
+/// The commands of `items`, each with its stream's state.
 fn commands_of<'a, M: Model>(
-    items: &'a [Item<M>],
-    among: &[usize],
+    items: impl Iterator<Item = &'a Item<M>>,
     streams: &'a BTreeMap<StreamId, Working<M>>,
 ) -> Vec<(&'a StreamId, &'a M::Command, &'a M::State)> {
-    let commands = among.iter().flat_map(|index| &items[*index].commands);
-    commands
+    items
+        .flat_map(|item| &item.commands)
         .map(|(stream, command)| (stream, command, &*streams[stream].after))
         .collect()
 }

@@ -38,6 +38,15 @@ impl<'a> Write<'a> {
         self
     }
 
+    /// With a column of values as its next parameter: an array.
+    #[must_use]
+    pub fn column<T>(self, values: impl Iterator<Item = T>) -> Self
+    where
+        T: ToSql + Sync + Send + 'a,
+    {
+        self.with(values.collect::<Vec<T>>())
+    }
+
     /// Executes it, and waits for that. The rows are those of a RETURNING clause.
     ///
     /// # Errors

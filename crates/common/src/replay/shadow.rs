@@ -360,7 +360,7 @@ pub(super) async fn retell<M: Model>(tx: &Transaction<'_>, model: &M, batch: &mu
     }
     let changes = batch.changes();
     let mut writes = model.retell(&changes);
-    writes.extend(rearm(model, &changes));
+    writes.extend(timers::rearm(model, &changes));
     run(tx, &writes).await
 }
 
@@ -374,7 +374,7 @@ pub(super) async fn follow<M: Model>(
 ) -> Result<(), Error> {
     let changes = batch.changes();
     let mut writes = model.project(&changes);
-    writes.extend(rearm(model, &changes));
+    writes.extend(timers::rearm(model, &changes));
     run(tx, &writes).await?;
     let sql = format!("UPDATE {schema}.progress SET reached = $1, events = events + $2");
     tx.execute(&sql, &[&reached, &batch.events.cast_signed()]).await?;
@@ -386,17 +386,6 @@ async fn run(tx: &Transaction<'_>, writes: &[Write<'_>]) -> Result<(), Error> {
         write.run(tx).await?;
     }
     Ok(())
-}
-
-fn rearm<'a, M: Model>(model: &M, changes: &[crate::model::Change<'a, M>]) -> Vec<Write<'a>> {
-    let deadlines: Vec<_> = changes
-        .iter()
-        .map(|change| {
-            let (before, after) = (model.deadline(change.before), model.deadline(change.after));
-            (change.stream_id, before, after)
-        })
-        .collect();
-    timers::rearm(&deadlines)
 }
 
 /// Each partition goes on at an offset, with the highest position so far.

@@ -180,9 +180,8 @@ pub(crate) async fn append(tx: &Transaction<'_>, streams: &[(&str, i64)]) -> Vec
         .iter()
         .map(|(stream, version)| event(stream, *version))
         .collect();
-    store::append(tx, &mut recorded.iter_mut().collect::<Vec<_>>())
-        .await
-        .unwrap();
+    let append = store::appending(&recorded.iter().collect::<Vec<_>>()).run(tx).await;
+    store::place(&append.unwrap(), recorded.iter_mut());
     recorded
 }
 
