@@ -54,12 +54,18 @@ async fn records_of_a_partition_that_was_claimed_away_are_dropped() {
     let closed = copy.model.gate.write().await;
     world.produce(&[&world.served("soup", 1, 1)]).await;
     copy.at_the_gate(1).await;
-    // Its batch is open already. Another copy takes the partition, and goes on behind what this one was about to do.
-    let soup = world.served("soup", 2, 2);
-    world.produce(&[&soup]).await;
+    // Its batch is open, and holds the row of its offset.
+    testkit::eventually("the offset is locked", PATIENCE, async || {
+        world
+            .number("SELECT count(*) FROM (SELECT FROM offsets FOR UPDATE SKIP LOCKED) AS free")
+            .await
+            == 0
+    })
+    .await;
     let client = world.pool.get().await.unwrap();
     let claim = client.query_one("SELECT next_offset FROM offsets", &[]).await.unwrap();
     assert_eq!(claim.get::<_, Option<i64>>(0), None, "nothing is committed yet");
+    // Another copy takes the partition, and goes on behind what this one was about to do: its claim waits for the open batch.
     let claiming = tokio::spawn({
         let (pool, topic) = (world.pool.clone(), world.topic.clone());
         async move {
@@ -67,7 +73,6 @@ async fn records_of_a_partition_that_was_claimed_away_are_dropped() {
             inbox::claim(&client, "taster", &topic, 0).await.unwrap()
         }
     });
-    // The claim waits for the open transaction, which holds the row.
     testkit::eventually("the claim waits", PATIENCE, async || {
         world
             .number(
@@ -80,6 +85,8 @@ async fn records_of_a_partition_that_was_claimed_away_are_dropped() {
     drop(closed);
     let claim = claiming.await.unwrap();
     assert_eq!(claim.next_offset, Some(1));
+    // This copy reads on, for nobody has told it.
+    world.produce(&[&world.served("soup", 2, 2)]).await;
     // Fenced, this copy drops what it had read, claims again because the partition is still assigned to it, and reads on.
     world.has_tasted("soup", &[1, 2]).await;
     let row = client
