@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::endings::Endings;
 use super::mix::{Order, Orders};
 use super::recorder::{Recorder, Tally};
-use super::usage::{Spent, Usage};
+use super::usage::{Memory, Spent, Usage};
 use super::{IN_FLIGHT_MAX, output};
 use crate::cli::Target;
 use crate::cli::import;
@@ -168,6 +168,7 @@ impl Load {
         let counted = async {
             tokio::time::sleep_until(window.0.into()).await;
             let before = usage.read().await?;
+            let mut memory = Memory::default();
             let mut tick = tokio::time::interval(PROGRESS_INTERVAL);
             while Instant::now() < window.1 {
                 tokio::select! {
@@ -175,6 +176,7 @@ impl Load {
                     () = tokio::time::sleep_until(window.1.into()) => {}
                 }
                 let elapsed = window.0.elapsed();
+                memory.note(elapsed.div_duration_f64(plan.duration));
                 let (sagas, median) = recorder.so_far();
                 bar.set_position(elapsed.as_secs());
                 bar.set_message(format!(
@@ -184,7 +186,10 @@ impl Load {
                 ));
             }
             let after = usage.read().await?;
-            anyhow::Ok(after.since(&before))
+            anyhow::Ok(Spent {
+                memory,
+                ..after.since(&before)
+            })
         };
         let spent = tokio::select! {
             spent = counted => spent,

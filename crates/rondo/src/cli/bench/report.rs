@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::load::{Measured, Shape};
 use super::mix::Mix;
 use super::recorder::Times;
+use super::usage::Memory;
 use crate::cli::output::{self, Table};
 
 /// The percentiles that are told.
@@ -51,6 +52,9 @@ pub(super) struct Report {
     rows_per_saga: f64,
     wal_bytes_per_saga: f64,
     wal_syncs_per_saga: Option<f64>,
+    /// Most memory in each quarter of the run, by process.
+    #[serde(default)]
+    memory_mib: Memory,
     held: bool,
 }
 
@@ -106,6 +110,7 @@ impl Report {
             rows_per_saga: rounded(per_saga(spent.rows)),
             wal_bytes_per_saga: per_saga(spent.wal_bytes).round(),
             wal_syncs_per_saga: spent.wal_syncs.map(|syncs| to_a_thousandth(per_saga(syncs))),
+            memory_mib: spent.memory.clone(),
             held: measured.held(),
         }
     }
@@ -140,6 +145,8 @@ impl Report {
         self.times(before).print();
         output::line("");
         self.costs(before).print();
+        output::line("");
+        self.memory().print();
         for (why, times) in &self.refused {
             output::line(output::warn(format_args!("{} × {why}", output::count(*times))));
         }
@@ -181,6 +188,14 @@ impl Report {
                 let cells = PERCENTILES.iter().map(|(name, _)| cell(name));
                 table.row(std::iter::once("  against before".to_owned()).chain(cells));
             }
+        }
+        table
+    }
+
+    fn memory(&self) -> Table {
+        let mut table = Table::new(&["most memory, MiB", ">1st quarter", ">2nd", ">3rd", ">4th"]);
+        for (process, quarters) in self.memory_mib.iter() {
+            table.row(std::iter::once(process.to_owned()).chain(quarters.map(output::count)));
         }
         table
     }

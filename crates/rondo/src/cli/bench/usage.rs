@@ -1,14 +1,15 @@
-//! What a run costs: processor time by process, and what Postgres did.
+//! What a run costs: processor time and memory by process, and what Postgres did.
 //!
-//! Processor time is read from `/proc`, so it is that of this machine and known on Linux only; with the servers elsewhere it
-//! is left out. Postgres is asked for its own counts; a server that several services share is counted once.
+//! Both are read from `/proc`, so they are those of this machine and known on Linux only; with the servers elsewhere they
+//! are left out. Postgres is asked for its own counts; a server that several services share is counted once.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use contracts::service::SERVICES;
 use deadpool_postgres::Pool;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cli::Target;
 
@@ -16,6 +17,12 @@ use crate::cli::Target;
 const TICKS_A_SECOND: f64 = 100.0;
 /// Processes that are counted, by how Linux calls them.
 const COUNTED: [&str; 4] = ["rondo", "postgres", "java", "toxiproxy-serve"];
+/// Those of them whose memory is told. Postgres's processes share most of theirs, which would be counted once for each.
+const WEIGHED: [&str; 3] = ["rondo", "java", OWN];
+/// How the load itself is called.
+const OWN: &str = "bench";
+/// Parts of a run whose memory is told apart: where it grows, a later part has more than the one before.
+const PARTS: usize = 4;
 
 /// Where a run's costs are read.
 pub(super) struct Usage {
@@ -45,6 +52,29 @@ pub(super) struct Spent {
     pub(super) wal_bytes: i64,
     /// Flushes of its log to disk, where Postgres tells.
     pub(super) wal_syncs: Option<i64>,
+    /// Most memory in each quarter of the run, by process.
+    pub(super) memory: Memory,
+}
+
+/// Most memory in each quarter of a run, in MiB, by process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Memory(BTreeMap<String, [u64; PARTS]>);
+
+impl Memory {
+    /// Notes what the processes have at `passed` of the run, of 0 to 1.
+    pub(super) fn note(&mut self, passed: f64) {
+        let part = ((passed * PARTS as f64) as usize).min(PARTS - 1);
+        for (process, mib) in memory_mib() {
+            let highest = &mut self.0.entry(process).or_default()[part];
+            *highest = mib.max(*highest);
+        }
+    }
+
+    /// By process.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &[u64; PARTS])> {
+        self.0.iter().map(|(process, mib)| (&**process, mib))
+    }
 }
 
 impl Usage {
@@ -127,6 +157,7 @@ impl Reading {
             rows: self.rows - before.rows,
             wal_bytes: self.wal_bytes - before.wal_bytes,
             wal_syncs: self.wal_syncs.zip(before.wal_syncs).map(|(now, then)| now - then),
+            memory: Memory::default(),
         }
     }
 }
@@ -134,37 +165,59 @@ impl Reading {
 /// Processor time so far of each counted kind of process on this machine.
 fn cpu_seconds() -> BTreeMap<String, f64> {
     let mut spent = BTreeMap::new();
-    let own = std::process::id().to_string();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let Some(pid) = name
-            .to_str()
-            .filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit()))
-        else {
-            continue;
-        };
+    for (process, directory) in processes(&COUNTED) {
         // A process may end while it is looked at.
-        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else {
-            continue;
-        };
-        if let Some((process, seconds)) = of_stat(&stat) {
-            let process = if pid == own { "bench" } else { process };
-            if process == "bench" || COUNTED.contains(&process) {
-                *spent.entry(process.to_owned()).or_default() += seconds;
-            }
+        if let Ok(stat) = std::fs::read_to_string(directory.join("stat"))
+            && let Some(seconds) = seconds_of_stat(&stat)
+        {
+            *spent.entry(process).or_default() += seconds;
         }
     }
     spent
 }
 
-/// Name and processor seconds of a line of `/proc/PID/stat` (proc(5): fields 2, 14 and 15).
-fn of_stat(stat: &str) -> Option<(&str, f64)> {
-    let (head, rest) = stat.rsplit_once(") ")?;
-    let (_, name) = head.split_once('(')?;
+/// Memory of each weighed kind of process on this machine, in MiB.
+fn memory_mib() -> BTreeMap<String, u64> {
+    let mut kib: BTreeMap<String, u64> = BTreeMap::new();
+    for (process, directory) in processes(&WEIGHED) {
+        if let Ok(status) = std::fs::read_to_string(directory.join("status"))
+            && let Some(resident) = resident_kib(&status)
+        {
+            *kib.entry(process).or_default() += resident;
+        }
+    }
+    kib.into_iter().map(|(process, kib)| (process, kib / 1024)).collect()
+}
+
+/// The processes of these names, each with its directory in `/proc`; this one is the load.
+fn processes(names: &[&str]) -> impl Iterator<Item = (String, PathBuf)> {
+    let own = std::process::id().to_string();
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(move |entry| {
+        let directory = entry.path();
+        let name = if entry.file_name() == *own {
+            OWN.to_owned()
+        } else {
+            std::fs::read_to_string(directory.join("comm")).ok()?
+        };
+        let name = name.trim_end();
+        (name == OWN || names.contains(&name)).then(|| (name.to_owned(), directory))
+    })
+}
+
+/// Processor seconds of a line of `/proc/PID/stat` (proc(5): fields 14 and 15).
+fn seconds_of_stat(stat: &str) -> Option<f64> {
+    let (_, rest) = stat.rsplit_once(") ")?;
     let mut fields = rest.split(' ').skip(11);
     let user: f64 = fields.next()?.parse().ok()?;
     let system: f64 = fields.next()?.parse().ok()?;
-    Some((name, (user + system) / TICKS_A_SECOND))
+    Some((user + system) / TICKS_A_SECOND)
+}
+
+/// Resident KiB of `/proc/PID/status`.
+fn resident_kib(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim_end_matches("kB").trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -174,8 +227,22 @@ mod tests {
     #[test]
     fn a_line_of_proc_is_read_whatever_the_process_calls_itself() {
         let line = "42 (a) b (c) S 1 42 42 0 -1 4194560 100 0 0 0 250 150 0 0 20 0 1 0 100 1 1 1";
-        assert_eq!(of_stat(line), Some(("a) b (c", 4.0)));
-        assert_eq!(of_stat("nonsense"), None);
+        assert_eq!(seconds_of_stat(line), Some(4.0));
+        assert_eq!(seconds_of_stat("nonsense"), None);
+    }
+
+    #[test]
+    fn memory_is_told_as_the_most_of_each_quarter() {
+        let mut memory = Memory::default();
+        for passed in [0.0, 0.3, 0.3, 0.8, 1.0] {
+            memory.note(passed);
+        }
+        let (_, own) = memory.iter().find(|(process, _)| *process == OWN).unwrap();
+        assert!(own[0] > 0 && own[1] > 0 && own[2] == 0 && own[3] > 0, "{own:?}");
+        assert_eq!(
+            resident_kib("Name:\ta\nVmHWM:\t  9 kB\nVmRSS:\t  1234 kB\n"),
+            Some(1234)
+        );
     }
 
     #[test]
