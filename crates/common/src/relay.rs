@@ -44,6 +44,7 @@ mod log_check;
 mod outage;
 mod outbox;
 mod publisher;
+mod rounds;
 mod signals;
 mod window;
 

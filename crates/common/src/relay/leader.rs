@@ -1,10 +1,10 @@
 //! What the leader does: hands on rows in order, keeps the lease, begins again after a failure.
 //!
 //! ```text
-//!  offers ──────────┐ follow without a gap, or soon?
-//!                   ├──────────────────────► publisher ─► Kafka
-//!  table, by pages ─┘ else, up to a gap          │ reports
-//!                                                ▼
+//!  offers ──────────┐ follow without a gap, or soon? in rounds
+//!                   ├─────────────────────────────► publisher ─► Kafka
+//!  table, by pages ─┘ else, up to a gap                 │ reports
+//!                                                       ▼
 //!  relay row ◄── every 100 ms or so ── keep ◄── window: cursor, log ends
 //! ```
 
@@ -22,6 +22,7 @@ use super::log_check;
 use super::outage::{Backoff, Outage};
 use super::outbox::{Next, Reader};
 use super::publisher::{Failure, InFlight, Publisher};
+use super::rounds::Rounds;
 use super::{Error, Inner, dead_letters};
 use crate::event::Recorded;
 use crate::telemetry::names;
@@ -247,6 +248,7 @@ impl<'a> Leader<'a> {
             publisher,
             reached: self.in_flight.window().progress().cursor,
             held: BTreeMap::new(),
+            rounds: Rounds::new(),
             reader: Reader::new(settings.service),
             database: Outage::new(settings.service, "reading events to publish"),
             backoff: Backoff::default(),
@@ -266,9 +268,13 @@ impl<'a> Leader<'a> {
             }
             tokio::select! {
                 biased;
-                () = self.shutdown.cancelled() => return self.drain().await,
-                () = self.in_flight.changed.notified() => {}
-                Some(batch) = offers.recv() => hand.take(batch, room),
+                () = self.shutdown.cancelled() => {
+                    hand.send_held();
+                    return self.drain().await;
+                }
+                () = self.in_flight.changed.notified() => hand.go_on(),
+                Some(batch) = offers.recv() => hand.take(batch),
+                () = tokio::time::sleep_until(hand.rounds.ends()), if hand.follows() => hand.go_on(),
                 () = self.inner.signals.appended.notified() => hand.hurry(),
                 () = tokio::time::sleep_until(hand.due), if room => {}
             }
@@ -294,8 +300,10 @@ struct Hand<'a> {
     publisher: &'a Publisher,
     /// Every row up to here was handed on.
     reached: i64,
-    /// Rows of this process's commits that do not follow yet: another commit has drawn the positions before them.
+    /// Rows of this process's commits that wait for the end of a round, or for another commit that has drawn the positions
+    /// before them.
     held: BTreeMap<i64, Recorded>,
+    rounds: Rounds,
     reader: Reader,
     database: Outage,
     backoff: Backoff,
@@ -342,12 +350,25 @@ impl Hand<'_> {
         (self.due, self.may_hurry) = (Instant::now() + pause, !self.reader.waits());
     }
 
-    /// Hands on what a commit appended, as far as it is what comes next. The rest is held for the commit that drew the
-    /// positions before it, which is nearly always about to offer them, and otherwise for a read of the table.
-    fn take(&mut self, batch: Vec<Recorded>, room: bool) {
+    /// Takes what a commit appended.
+    fn take(&mut self, batch: Vec<Recorded>) {
         let news = batch.into_iter().filter(|row| row.envelope.position > self.reached);
         self.held.extend(news.map(|row| (row.envelope.position, row)));
-        if !room || self.held.len() > HELD_ROWS_MAX || !self.send_held() {
+        self.go_on();
+    }
+
+    /// Hands on what is held and comes next, once the last round is over. The rest is held for the commit that drew the
+    /// positions before it, which is nearly always about to offer them, and otherwise for a read of the table.
+    fn go_on(&mut self) {
+        if self.held.is_empty() {
+            return;
+        }
+        let in_flight = &self.leader.in_flight;
+        let fits = in_flight.has_room() && self.held.len() <= HELD_ROWS_MAX;
+        if fits && self.follows() && !self.rounds.is_over(in_flight.window().len()) {
+            return;
+        }
+        if !fits || !self.send_held() {
             self.held.clear();
             self.hurry();
         } else if !self.held.is_empty() && self.may_hurry {
@@ -355,12 +376,17 @@ impl Hand<'_> {
         }
     }
 
+    /// Whether something is held that comes next.
+    fn follows(&self) -> bool {
+        let first = self.held.first_key_value();
+        first.is_some_and(|(position, _)| *position == self.reached + 1)
+    }
+
     /// Hands on the held rows that follow without a gap.
     fn send_held(&mut self) -> bool {
-        while let Some(entry) = self.held.first_entry()
-            && *entry.key() == self.reached + 1
+        while self.follows()
+            && let Some((_, row)) = self.held.pop_first()
         {
-            let row = entry.remove();
             if !self.send(std::slice::from_ref(&row)) {
                 return false;
             }
@@ -372,6 +398,7 @@ impl Hand<'_> {
         if Instant::now() >= self.leader.usable_until() {
             return rows.is_empty();
         }
+        self.rounds.begins();
         for row in rows {
             if !self.publisher.send(row) {
                 return false;

@@ -149,6 +149,11 @@ impl Window {
         self.slots.is_empty()
     }
 
+    /// How many rows are in flight, or behind one that is.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
     pub(super) fn has_room(&self) -> bool {
         self.slots.len() < IN_FLIGHT_MAX && self.bytes < IN_FLIGHT_BYTES_MAX
     }
