@@ -262,17 +262,18 @@ pub async fn offsets(client: &impl GenericClient, consumer: &str) -> Result<Hash
 /// # Errors
 /// The database's.
 pub async fn known(tx: &impl GenericClient, consumer: &str, ids: &[Uuid]) -> Result<HashSet<Uuid>, Error> {
-    if ids.is_empty() {
+    let (Some(first), Some(last)) = (ids.iter().min(), ids.iter().max()) else {
         return Ok(HashSet::new());
-    }
+    };
     let effects: Vec<Uuid> = ids.iter().map(|id| derived_id(consumer, *id, 0)).collect();
+    // The bounds say in which months to look; of an array of ids Postgres would not know, and look in all there are.
     let statement = tx
         .prepare_cached(
             "SELECT id FROM events WHERE id = ANY($1)
-             UNION ALL SELECT event_id FROM inbox WHERE event_id = ANY($2) AND consumer = $3",
+             UNION ALL SELECT event_id FROM inbox WHERE event_id = ANY($2) AND consumer = $3 AND event_id BETWEEN $4 AND $5",
         )
         .await?;
-    let rows = tx.query(&statement, &[&effects, &ids, &consumer]).await?;
+    let rows = tx.query(&statement, &[&effects, &ids, &consumer, first, last]).await?;
     let found: HashSet<Uuid> = rows.iter().map(|row| row.get(0)).collect();
     let asked = ids.iter().zip(&effects);
     Ok(asked
@@ -361,5 +362,41 @@ mod tests {
         let cause = Uuid::from_u128((at.as_millisecond() as u128) << 80 | 1);
         let id = derived_id("orders", cause, 0);
         assert!(first_id(date(2026, 2, 1)) <= id && id < first_id(date(2026, 3, 1)));
+    }
+
+    #[tokio::test]
+    async fn what_was_dealt_with_is_looked_for_in_the_months_of_the_ids_alone() {
+        let database = testkit::database(async |client| {
+            crate::migrate::apply(client, "common", crate::service::MIGRATIONS)
+                .await
+                .expect("the runtime's tables are made");
+        })
+        .await;
+        let pool = crate::pg::planned_once(database.url(), 1).unwrap();
+        let client = pool.get().await.unwrap();
+        ensure_partitions(&client, "2026-05-10T12:00:00Z".parse().unwrap())
+            .await
+            .unwrap();
+        let [may, june, other] = [first_id(date(2026, 5, 31)), first_id(date(2026, 6, 1)), Uuid::max()];
+        settle(&client, "orders", &mut [may, june, other], Outcome::Discarded)
+            .await
+            .unwrap();
+
+        let all = [other, may, Uuid::from_u128(1), june];
+        assert_eq!(
+            known(&client, "orders", &all).await.unwrap(),
+            HashSet::from([may, june, other])
+        );
+        assert_eq!(known(&client, "payments", &all).await.unwrap(), HashSet::new());
+
+        let name = "SELECT name FROM pg_prepared_statements WHERE statement LIKE 'SELECT id FROM events%'";
+        let name: String = client.query_one(name, &[]).await.unwrap().get(0);
+        let plan = format!("EXPLAIN EXECUTE \"{name}\" ('{{}}', '{{{may}}}', 'orders', '{may}', '{may}')");
+        let lines = client.query(&plan, &[]).await.unwrap();
+        let plan: String = lines.iter().map(|line| line.get::<_, String>(0) + "\n").collect();
+        assert!(plan.contains("inbox_2026_05_pkey"), "{plan}");
+        for elsewhere in ["inbox_2026_06", "inbox_2026_07", "inbox_default", "Seq Scan"] {
+            assert!(!plan.contains(elsewhere), "{plan}");
+        }
     }
 }
