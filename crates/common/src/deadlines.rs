@@ -4,7 +4,7 @@
 //! be cancelled at once. Such deadlines wait until the relay has nothing old to publish and the consumer has read, on
 //! every partition of its input, past a moment ago; and then for a grace in which the others can answer.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +38,9 @@ const RELAY_AGE_MAX: Duration = Duration::from_secs(2);
 const INPUT_AGE_MAX: Duration = Duration::from_secs(2);
 /// How often figures are taken that cost a query.
 const FIGURES_INTERVAL: Duration = Duration::from_secs(5);
+/// How late a deadline may be before it is told what it waits for, and how often that is told.
+const WAIT_TOLD_AFTER: Duration = Duration::from_secs(10);
+const WAIT_TOLD_INTERVAL: Duration = Duration::from_secs(60);
 /// How often to look whether an offset was moved on purpose; a batch notices by itself.
 const RESETS_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the inbox gets its partitions for the months to come.
@@ -73,6 +76,8 @@ pub async fn run<M: Model>(
         relay,
         looks: VecDeque::new(),
         up_to_date_since: None,
+        waits_for: None,
+        wait_told_at: None,
     };
     let mut ticks = tokio::time::interval(clockwork.settings.interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -122,6 +127,9 @@ struct Clockwork<M: Model> {
     /// Where the logs ended, and when: the newest look that is [`INPUT_AGE_MAX`] old, and those since.
     looks: VecDeque<(Instant, Vec<LogEnd>)>,
     up_to_date_since: Option<Instant>,
+    /// Why no deadline may fire now.
+    waits_for: Option<String>,
+    wait_told_at: Option<Instant>,
 }
 
 impl<M: Model> Clockwork<M> {
@@ -149,6 +157,7 @@ impl<M: Model> Clockwork<M> {
         if !due {
             self.looks.clear();
             self.up_to_date_since = None;
+            self.waits_for = None;
             metrics::gauge!(names::TIMERS_DUE, "service" => M::NAME).set(0.0);
         } else if self.may_fire().await {
             self.fire().await?;
@@ -161,44 +170,40 @@ impl<M: Model> Clockwork<M> {
         if !M::DEADLINES_WAIT_FOR_INPUT {
             return true;
         }
-        match self.is_up_to_date().await {
-            Ok(true) => self.up_to_date_since.get_or_insert_with(Instant::now).elapsed() >= self.settings.grace,
-            Ok(false) => {
-                self.up_to_date_since = None;
-                false
-            }
-            Err(error) => {
-                tracing::info!(
-                    service = M::NAME,
-                    error,
-                    "deadlines wait: it is not known whether all input was read"
+        self.waits_for = match self.missing().await {
+            Ok(None) => {
+                let (since, grace) = (
+                    *self.up_to_date_since.get_or_insert_with(Instant::now),
+                    self.settings.grace,
                 );
-                self.up_to_date_since = None;
-                false
+                (since.elapsed() < grace).then(|| format!("all is read, and others have {grace:?} to answer it"))
             }
-        }
+            Ok(Some(reason)) | Err(reason) => {
+                self.up_to_date_since = None;
+                Some(reason)
+            }
+        };
+        self.waits_for.is_none()
     }
 
-    async fn is_up_to_date(&mut self) -> Result<bool, String> {
+    /// What this service has yet to publish or to read before it is up to date.
+    async fn missing(&mut self) -> Result<Option<String>, String> {
         if self.relay.status().unpublished_age > RELAY_AGE_MAX {
-            return Ok(false);
+            return Ok(Some("its own events are not published yet".to_owned()));
         }
         let looked_at = Instant::now();
-        let ends = self.settings.log.log_ends(&self.settings.topics).await.map_err(text)?;
+        let ends = self.settings.log.log_ends(&self.settings.topics).await;
+        let ends = ends.map_err(|error| format!("it is not known where the logs end: {error}"))?;
         self.looks.push_back((looked_at, ends));
         while self.looks.get(1).is_some_and(|(at, _)| at.elapsed() >= INPUT_AGE_MAX) {
             self.looks.pop_front();
         }
         let Some((_, must_have_read)) = self.looks.front().filter(|(at, _)| at.elapsed() >= INPUT_AGE_MAX) else {
-            return Ok(false);
+            return Ok(Some("it has just begun to look where the logs end".to_owned()));
         };
         let client = self.pool.get().await.map_err(text)?;
         let ours = inbox::offsets(&client, M::NAME).await.map_err(text)?;
-        drop(client);
-        Ok(must_have_read.iter().all(|log| {
-            let next = ours.get(&(log.topic.clone(), log.partition));
-            log.first == log.end || next.is_some_and(|next| *next >= log.end)
-        }))
+        Ok(unread(must_have_read, &ours))
     }
 
     async fn fire(&self) -> Result<(), String> {
@@ -254,7 +259,20 @@ impl<M: Model> Clockwork<M> {
         inbox::ensure_partitions(&client, Timestamp::now()).await.map_err(text)
     }
 
-    async fn figures(&self) -> Result<(), String> {
+    /// Says what deadlines wait for that have passed a while ago.
+    fn tell_wait(&mut self, overdue: Duration) {
+        let told = self.wait_told_at.is_some_and(|at| at.elapsed() < WAIT_TOLD_INTERVAL);
+        if let Some(reason) = &self.waits_for
+            && overdue >= WAIT_TOLD_AFTER
+            && !told
+        {
+            self.wait_told_at = Some(Instant::now());
+            let overdue_secs = overdue.as_secs();
+            tracing::warn!(service = M::NAME, overdue_secs, reason, "deadlines wait");
+        }
+    }
+
+    async fn figures(&mut self) -> Result<(), String> {
         let client = self.pool.get().await.map_err(text)?;
         let waiting = parking::figures(&client, M::NAME).await.map_err(text)?;
         let overdue = timers::overdue(&client).await.map_err(text)?;
@@ -266,6 +284,7 @@ impl<M: Model> Clockwork<M> {
                 .map_err(text)?;
         }
         drop(client);
+        self.tell_wait(overdue);
         metrics::gauge!(names::PARKED_KEYS, "consumer" => M::NAME).set(waiting.keys as f64);
         metrics::gauge!(names::PARKED_RECORDS, "consumer" => M::NAME).set(waiting.records as f64);
         metrics::gauge!(names::PARKED_OLDEST_AGE_SECONDS, "consumer" => M::NAME).set(waiting.oldest_key_secs);
@@ -290,6 +309,55 @@ impl<M: Model> Clockwork<M> {
     }
 }
 
+/// The first log that has not been read to its end, in words.
+fn unread(logs: &[LogEnd], ours: &HashMap<(String, i32), i64>) -> Option<String> {
+    logs.iter().find_map(|log| {
+        let next = ours.get(&(log.topic.clone(), log.partition)).copied();
+        let next = next.unwrap_or(log.first).max(log.first);
+        (next < log.end).then(|| {
+            format!(
+                "partition {} of {} is read up to {next} of {}",
+                log.partition, log.topic, log.end
+            )
+        })
+    })
+}
+
 fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_read_when_all_that_it_keeps_was_dealt_with() {
+        let log = |first, end| LogEnd {
+            topic: "orders.events".to_owned(),
+            partition: 3,
+            first,
+            end,
+        };
+        let at = |next| HashMap::from([(("orders.events".to_owned(), 3), next)]);
+        for (log, ours) in [
+            (log(0, 0), HashMap::new()),
+            (log(7, 7), HashMap::new()),
+            (log(7, 7), at(3)),
+            (log(0, 9), at(9)),
+            (log(0, 9), at(12)),
+        ] {
+            assert_eq!(unread(&[log], &ours), None);
+        }
+        for (log, ours, told) in [
+            (log(0, 9), at(8), "partition 3 of orders.events is read up to 8 of 9"),
+            (
+                log(4, 9),
+                HashMap::new(),
+                "partition 3 of orders.events is read up to 4 of 9",
+            ),
+        ] {
+            assert_eq!(unread(&[log], &ours).as_deref(), Some(told));
+        }
+    }
 }
