@@ -260,6 +260,7 @@ impl<'a> Leader<'a> {
             if let Some(failure) = self.in_flight.take_failure() {
                 return Work::Failed(failure);
             }
+            hand.go_on();
             let room = self.in_flight.has_room();
             if room && hand.due <= Instant::now() && !self.shutdown.is_cancelled() {
                 hand.read().await;
@@ -272,9 +273,9 @@ impl<'a> Leader<'a> {
                     hand.send_held();
                     return self.drain().await;
                 }
-                () = self.in_flight.changed.notified() => hand.go_on(),
+                () = self.in_flight.changed.notified() => {}
                 Some(batch) = offers.recv() => hand.take(batch),
-                () = tokio::time::sleep_until(hand.rounds.ends()), if hand.follows() => hand.go_on(),
+                () = tokio::time::sleep_until(hand.rounds.ends()), if hand.follows() => {}
                 () = self.inner.signals.appended.notified() => hand.hurry(),
                 () = tokio::time::sleep_until(hand.due), if room => {}
             }
@@ -354,7 +355,6 @@ impl Hand<'_> {
     fn take(&mut self, batch: Vec<Recorded>) {
         let news = batch.into_iter().filter(|row| row.envelope.position > self.reached);
         self.held.extend(news.map(|row| (row.envelope.position, row)));
-        self.go_on();
     }
 
     /// Hands on what is held and comes next, once the last round is over. The rest is held for the commit that drew the
