@@ -1,7 +1,10 @@
 //! `rondo init`: brings databases, topics and schemas to what this build needs. Safe to run again at any time.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
-use common::codec::{Registry, RegistrySettings};
+use common::codec::{PinError, Registry, RegistrySettings};
+use common::event::EventType;
 use common::kafka;
 use common::migrate::{self, Migration};
 use common::pg;
@@ -10,6 +13,9 @@ use contracts::topics::Topics;
 
 /// Replay reads the log from its beginning, so each version of a schema must read all earlier ones, not only the last.
 const LEVEL: &str = "BACKWARD_TRANSITIVE";
+/// How often a registry that gives no answer is asked in all, and the pause in between.
+const REGISTER_ATTEMPTS_MAX: u32 = 3;
+const REGISTER_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a service's database needs beside the runtime's tables.
 pub fn migrations_of(service: &str) -> &'static [Migration] {
@@ -79,9 +85,67 @@ pub async fn schemas(settings: &RegistrySettings, namespace: Option<&str>) -> Re
     for service in &SERVICES {
         let topic = topics.named(service.topic);
         for event_type in service.types {
-            registry.register(&topic, event_type, LEVEL).await?;
+            register(&registry, &topic, event_type).await?;
             count += 1;
         }
     }
     Ok(count)
+}
+
+/// Registers one type; a registry that is busy with much else is given another chance, since registering twice is as once.
+async fn register(registry: &Registry, topic: &str, event_type: &EventType) -> Result<u32, PinError> {
+    for attempt in 1..REGISTER_ATTEMPTS_MAX {
+        match registry.register(topic, event_type, LEVEL).await {
+            Err(error @ PinError::Unavailable(_)) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    attempt,
+                    "the registry is asked again"
+                );
+                tokio::time::sleep(REGISTER_PAUSE).await;
+            }
+            registered => return registered,
+        }
+    }
+    registry.register(topic, event_type, LEVEL).await
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A registry that hangs up on the first callers and takes everything after them; its settings.
+    async fn hangs_up_on(callers: u32) -> RegistrySettings {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            for caller in 1.. {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                if caller > callers {
+                    let mut request = vec![0; 64 * 1024];
+                    let _ = stream.read(&mut request).await;
+                    let answer = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 8\r\nconnection: close\r\n\r\n{\"id\":7}";
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                }
+            }
+        });
+        RegistrySettings {
+            url,
+            basic: None,
+            token: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_misses_a_call_is_asked_again_and_not_for_ever() {
+        let event_type = &SERVICES[0].types[0];
+        let patient = Registry::new(&hangs_up_on(1).await).unwrap();
+        assert_eq!(register(&patient, "orders.events", event_type).await.unwrap(), 7);
+        let away = Registry::new(&hangs_up_on(u32::MAX).await).unwrap();
+        let error = register(&away, "orders.events", event_type).await.unwrap_err();
+        assert!(matches!(error, PinError::Unavailable(_)), "{error:?}");
+    }
 }
