@@ -172,10 +172,8 @@ impl<M: Model> Clockwork<M> {
         }
         self.waits_for = match self.missing().await {
             Ok(None) => {
-                let (since, grace) = (
-                    *self.up_to_date_since.get_or_insert_with(Instant::now),
-                    self.settings.grace,
-                );
+                let grace = self.settings.grace;
+                let since = self.up_to_date_since.get_or_insert_with(Instant::now);
                 (since.elapsed() < grace).then(|| format!("all is read, and others have {grace:?} to answer it"))
             }
             Ok(Some(reason)) | Err(reason) => {

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::scratch::Scratch;
 use super::story::{self, Story};
+use super::usage;
 use crate::cli::replay::{Service, codec, fingerprint, progress, with_model};
 use crate::cli::{Output, Target, Verdict, output};
 use crate::init;
@@ -277,9 +278,7 @@ async fn bare(kafka: &kafka::Settings, topic: &str, spans: &[Span]) -> Result<(D
 /// The largest resident size that this process has had.
 fn peak_memory_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib * 1024)
+    Some(usage::kib_of(&status, "VmHWM:")? * 1024)
 }
 
 fn print(report: &Report) {

@@ -18,7 +18,7 @@ const TICKS_A_SECOND: f64 = 100.0;
 /// Processes that are counted, by how Linux calls them.
 const COUNTED: [&str; 4] = ["rondo", "postgres", "java", "toxiproxy-serve"];
 /// Those of them whose memory is told. Postgres's processes share most of theirs, which would be counted once for each.
-const WEIGHED: [&str; 3] = ["rondo", "java", OWN];
+const WEIGHED: [&str; 2] = ["rondo", "java"];
 /// How the load itself is called.
 const OWN: &str = "bench";
 /// Parts of a run whose memory is told apart: where it grows, a later part has more than the one before.
@@ -181,7 +181,7 @@ fn memory_mib() -> BTreeMap<String, u64> {
     let mut kib: BTreeMap<String, u64> = BTreeMap::new();
     for (process, directory) in processes(&WEIGHED) {
         if let Ok(status) = std::fs::read_to_string(directory.join("status"))
-            && let Some(resident) = resident_kib(&status)
+            && let Some(resident) = kib_of(&status, "VmRSS:")
         {
             *kib.entry(process).or_default() += resident;
         }
@@ -191,11 +191,13 @@ fn memory_mib() -> BTreeMap<String, u64> {
 
 /// The processes of these names, each with its directory in `/proc`; this one is the load.
 fn processes(names: &[&str]) -> impl Iterator<Item = (String, PathBuf)> {
-    let own = std::process::id().to_string();
+    let own = std::process::id();
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(move |entry| {
+        // Of `self` and `thread-self` too there is a `comm`: they are this process once more.
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
         let directory = entry.path();
-        let name = if entry.file_name() == *own {
+        let name = if pid == own {
             OWN.to_owned()
         } else {
             std::fs::read_to_string(directory.join("comm")).ok()?
@@ -214,9 +216,9 @@ fn seconds_of_stat(stat: &str) -> Option<f64> {
     Some((user + system) / TICKS_A_SECOND)
 }
 
-/// Resident KiB of `/proc/PID/status`.
-fn resident_kib(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+/// KiB of a field of `/proc/PID/status`.
+pub(super) fn kib_of(status: &str, field: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     line.trim_end_matches("kB").trim().parse().ok()
 }
 
@@ -240,9 +242,24 @@ mod tests {
         let (_, own) = memory.iter().find(|(process, _)| *process == OWN).unwrap();
         assert!(own[0] > 0 && own[1] > 0 && own[2] == 0 && own[3] > 0, "{own:?}");
         assert_eq!(
-            resident_kib("Name:\ta\nVmHWM:\t  9 kB\nVmRSS:\t  1234 kB\n"),
+            kib_of("Name:\ta\nVmHWM:\t  9 kB\nVmRSS:\t  1234 kB\n", "VmRSS:"),
             Some(1234)
         );
+    }
+
+    #[test]
+    fn this_process_is_the_load_and_counted_once() {
+        let own = std::fs::read_to_string("/proc/self/comm").unwrap();
+        let load = PathBuf::from(format!("/proc/{}", std::process::id()));
+        let (loads, others): (Vec<_>, Vec<_>) = processes(&[own.trim_end()]).partition(|(name, _)| name == OWN);
+        assert_eq!(loads, [(OWN.to_owned(), load)]);
+        for (_, directory) in others {
+            let pid = directory.file_name().unwrap().to_str().unwrap();
+            assert!(
+                pid.bytes().all(|byte| byte.is_ascii_digit()),
+                "{pid} is no process of its own"
+            );
+        }
     }
 
     #[test]
