@@ -101,6 +101,13 @@ pub trait Model: Send + Sync + 'static {
         false
     }
 
+    /// Whether nobody waits for what `command` does in `state`, such as an answer that is only written down until another one
+    /// comes. Its record then waits a moment for the next of its stream, or for any that cannot wait, and one transaction takes
+    /// both. Pure; a wrong answer costs that moment, or a transaction, and nothing else.
+    fn can_wait(&self, _state: &Self::State, _command: &Self::Command) -> bool {
+        false
+    }
+
     /// Folds one event into `state`. Holds no rule: what was decided has happened.
     fn evolve(&self, state: &mut Self::State, event: &Self::Event, envelope: &Envelope);
 

@@ -230,6 +230,15 @@ fn note(order: &Order, answer: &Answer, source: SourceId, now: Timestamp) -> Res
     Ok(std::iter::once(noted).chain(what_follows(&after, now)).collect())
 }
 
+/// Whether `command` is an answer that is written down, if at all, and nothing follows from it before another one comes.
+pub fn leads_nowhere(state: &State, command: &Command) -> bool {
+    let (Some(order), Command::Note { answer, source }) = (state, command) else {
+        return false;
+    };
+    // What follows does not depend on the time.
+    note(order, answer, *source, order.updated_at).is_ok_and(|events| events.len() < 2)
+}
+
 /// The same request again is answered from state; another one under the same key is a mistake.
 fn place_again(order: &Order, request: &Request) -> Result<Vec<Event>, Rejection> {
     if order.request.request_hash == request.request_hash {

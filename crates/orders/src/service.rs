@@ -77,6 +77,10 @@ impl Model for Orders {
             .collect())
     }
 
+    fn can_wait(&self, state: &State, command: &Command) -> bool {
+        domain::leads_nowhere(state, command)
+    }
+
     fn evolve(&self, state: &mut State, event: &wire::Event, envelope: &Envelope) {
         fold(state, event, envelope.occurred_at);
     }

@@ -1,9 +1,14 @@
-//! How soon a loop commits again: after a commit for several sagas not before a while has passed.
+//! How soon a loop commits: after a commit for several sagas not before a while has passed, and what nobody waits for not at
+//! once.
 //!
 //! A transaction costs a few milliseconds of all processors together, in the services, Postgres and Kafka, whatever is in it.
 //! Where several sagas are under way, a loop that begins at once finds little more than what came during its last commit; after
 //! the pause it finds more, and fewer transactions, records and fetches do the same work. The pause is as long as the commit
 //! took, within bounds: it follows the load by itself.
+//!
+//! Two services that are asked the same thing at the same time answer at about the same time, and only both answers lead on.
+//! The first waits a moment for the second: one transaction then takes both, and the second does not wait for the commit of
+//! the first.
 
 use std::time::Duration;
 
@@ -14,6 +19,16 @@ use tokio::time::Instant;
 const PAUSE_MIN: Duration = Duration::from_millis(8);
 /// Longest pause: a slow disk or a conflict makes commits long, and more company would make them longer.
 const PAUSE_MAX: Duration = Duration::from_millis(20);
+
+/// How long records that nobody waits for wait for others.
+pub(super) const COMPANY_WAIT: Duration = Duration::from_millis(3);
+
+/// Adds what comes to `queue` next to `batch`, up to `room` of it; `false` if nothing has come by `until`.
+pub(super) async fn company<T>(batch: &mut Vec<T>, queue: &mut mpsc::Receiver<T>, room: usize, until: Instant) -> bool {
+    tokio::time::timeout_at(until, queue.recv_many(batch, room))
+        .await
+        .is_ok_and(|received| received > 0)
+}
 
 /// When the next commit of a loop may begin.
 pub(super) struct Pace {
@@ -85,6 +100,25 @@ mod tests {
     async fn a_commit_for_one_saga_and_a_full_batch_are_followed_at_once() {
         assert_eq!(after(false, PAUSE_MAX, 100).await, (Duration::ZERO, vec![1, 2]));
         assert_eq!(after(true, PAUSE_MAX, 2).await, (Duration::ZERO, vec![1, 2]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_in_time_is_company_and_nobody_is_waited_for_longer() {
+        let (sender, mut queue) = mpsc::channel(8);
+        let (began, mut batch) = (Instant::now(), Vec::new());
+        let (soon, until) = (Duration::from_millis(1), began + COMPANY_WAIT);
+        tokio::spawn(async move {
+            tokio::time::sleep(soon).await;
+            for more in [1, 2, 3] {
+                sender.send(more).await.unwrap();
+            }
+            tokio::time::sleep(COMPANY_WAIT).await;
+        });
+        assert!(company(&mut batch, &mut queue, 2, until).await);
+        assert_eq!((batch.clone(), began.elapsed()), (vec![1, 2], soon));
+        assert!(company(&mut batch, &mut queue, 2, until).await);
+        assert!(!company(&mut batch, &mut queue, 2, until).await);
+        assert_eq!((batch, began.elapsed()), (vec![1, 2, 3], COMPANY_WAIT));
     }
 
     #[tokio::test(start_paused = true)]

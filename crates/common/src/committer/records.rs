@@ -1,6 +1,6 @@
 //! From a record to an item, and from items to committed offsets.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::batch::Settled;
 use super::commands::Expect;
-use super::pace::Pace;
+use super::pace::{self, COMPANY_WAIT, Pace};
 use super::versions::{Arrival, Gap};
 use super::{BATCH_ITEMS_MAX, Committer, GaveUp, IDLE_OFFSETS_WAIT, Item, Origin, ParkedHead, RECONNECT_WAIT};
 use crate::breaker::Standing;
@@ -68,11 +68,18 @@ impl<M: Model> Committer<M> {
             }
             let mut items = std::mem::take(&mut idle);
             items.extend(held.drain(..room.min(held.len())));
-            for record in batch.drain(..) {
-                let Some(item) = self.parse(record, &shutdown).await else {
-                    return;
-                };
-                items.push(item);
+            let wait_until = Instant::now() + COMPANY_WAIT;
+            loop {
+                for record in batch.drain(..) {
+                    let Some(item) = self.parse(record, &shutdown).await else {
+                        return;
+                    };
+                    items.push(item);
+                }
+                let may_wait = items.len() < room && held.is_empty() && self.can_wait(&items);
+                if !may_wait || !pace::company(&mut batch, &mut records, room - items.len(), wait_until).await {
+                    break;
+                }
             }
             let due = idle_since.elapsed() >= IDLE_OFFSETS_WAIT || items.len() >= BATCH_ITEMS_MAX;
             if !due && items.iter().all(Item::is_idle) {
@@ -98,6 +105,20 @@ impl<M: Model> Committer<M> {
             let Some(left) = left else { return };
             held = left.into_iter().chain(held).collect();
         }
+    }
+
+    /// Whether there is work among `items`, and nobody waits for it. Two commands for one stream may lead on together.
+    fn can_wait(&self, items: &[Item<M>]) -> bool {
+        let mut streams = HashSet::new();
+        let mut work = items.iter().filter(|item| !item.is_idle());
+        let alone = work.all(|item| {
+            item.failure.is_none()
+                && item.commands.iter().all(|(stream, command)| {
+                    let known = self.cache.get(stream);
+                    known.is_some_and(|known| self.model.can_wait(&known.state, command)) && streams.insert(stream)
+                })
+        });
+        alone && !streams.is_empty()
     }
 
     /// Tries parked heads again, and what queues behind each while it succeeds, each in a transaction of its own.

@@ -1,10 +1,16 @@
 //! What has arrived while a transaction was open is the next one: bounded, each event once, decided again as a whole.
 
+use std::time::Duration;
+
 use common::committer::{BATCH_ITEMS_MAX, Expect};
 use common::event::{Cause, StreamId};
 use uuid::Uuid;
 
+use crate::model::UNHURRIED;
 use crate::world::World;
+
+/// The wait of a record that nobody waits for.
+const A_MOMENT: Duration = Duration::from_millis(3);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waited_is_one_transaction_within_the_bound() {
@@ -32,6 +38,39 @@ async fn what_waited_is_one_transaction_within_the_bound() {
         "{} transactions for {count} records",
         batches.len()
     );
+    copy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_waits_for_waits_a_moment_for_others_and_is_committed_without_them() {
+    let world = World::new().await;
+    let copy = world.start().await;
+    world.produce(&[&world.served("soup", 1, 1)]).await;
+    world.caught_up().await;
+    world.produce(&[&world.served("soup", 2, UNHURRIED)]).await;
+    world.caught_up().await;
+    assert_eq!(world.tasted("soup").await, [1, UNHURRIED]);
+    let waits = copy.model.waits.lock().unwrap().1.clone();
+    let [wait] = waits[..] else { panic!("{waits:?}") };
+    assert!(wait >= A_MOMENT, "it waited for {wait:?}");
+    copy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_of_one_stream_may_lead_on_together_and_wait_no_longer() {
+    const PAIRS: i64 = 20;
+    let world = World::new().await;
+    let copy = world.start().await;
+    world.produce(&[&world.served("soup", 1, 1)]).await;
+    world.caught_up().await;
+    for n in 0..PAIRS {
+        let pair = [2 + 2 * n, 3 + 2 * n].map(|version| world.served("soup", version, UNHURRIED));
+        world.produce(&[&pair[0], &pair[1]]).await;
+        world.caught_up().await;
+    }
+    // Some pairs may have come apart on their way.
+    let waits = copy.model.waits.lock().unwrap().1.clone();
+    assert!(waits.iter().any(|wait| *wait < A_MOMENT), "all waited: {waits:?}");
     copy.stop().await;
 }
 

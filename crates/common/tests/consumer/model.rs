@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use common::codec::{self, DatumError, WriterSchema};
@@ -31,6 +32,9 @@ pub(crate) const TABLES: &str = "
 pub(crate) const MEANINGLESS: i64 = -1;
 /// An amount that the taster refuses.
 pub(crate) const REFUSED: i64 = -2;
+
+/// An amount whose tasting nobody waits for.
+pub(crate) const UNHURRIED: i64 = -3;
 
 /// A dish was served. The taster listens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,8 +87,17 @@ pub(crate) struct Taster {
     pub(crate) gate: RwLock<()>,
     /// How many commands came to the gate, transaction by transaction; those with none are left out.
     pub(crate) batches: Mutex<Vec<usize>>,
+    /// When it was last asked whether something can wait, and for how long what could did.
+    pub(crate) waits: Mutex<(Option<Instant>, Vec<Duration>)>,
     /// What it says that it hears; nothing, unless a test is about that.
     pub(crate) hears: &'static [&'static [EventType]],
+}
+
+impl Taster {
+    fn ends_waiting(&self) {
+        let (asked, waits) = &mut *self.waits.lock().unwrap();
+        waits.extend(asked.take().map(|asked| asked.elapsed()));
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -156,6 +169,14 @@ impl Model for Taster {
         Ok(vec![Tasted { dish, amount }.into()])
     }
 
+    fn can_wait(&self, _tasted: &i64, command: &Taste) -> bool {
+        let can_wait = command.amount == UNHURRIED;
+        if can_wait {
+            self.waits.lock().unwrap().0.get_or_insert_with(Instant::now);
+        }
+        can_wait
+    }
+
     fn evolve(&self, tasted: &mut i64, _event: &taster::Event, _envelope: &Envelope) {
         *tasted += 1;
     }
@@ -178,6 +199,7 @@ impl Model for Taster {
         commands: &[(&StreamId, &Taste, &i64)],
     ) -> Result<(), tokio_postgres::Error> {
         if !commands.is_empty() {
+            self.ends_waiting();
             self.batches.lock().unwrap().push(commands.len());
             drop(self.gate.read().await);
         }

@@ -4,7 +4,7 @@ mod story;
 
 use std::sync::Arc;
 
-use super::{Canceller, Cause, Command, CustomerId, Decline, Event, Rejection, Toward, deadline};
+use super::{Canceller, Cause, Command, CustomerId, Decline, Event, Rejection, Toward, deadline, leads_nowhere};
 
 pub(crate) use story::sample_request;
 use story::*;
@@ -56,6 +56,21 @@ fn both_yes_confirms_whichever_came_first() {
             .then_moves(&[confirmed_event()])
             .and_it_is("confirmed");
     }
+}
+
+#[test]
+fn the_first_yes_leads_nowhere_and_all_else_that_is_asked_does() {
+    let placed = given_a_placed_order();
+    for (first, second) in [(authorized(), reserved()), (reserved(), authorized())] {
+        assert!(leads_nowhere(&placed.state, &first));
+        let one_answered = given_a_placed_order().when(first.clone());
+        assert!(leads_nowhere(&one_answered.state, &first), "it was heard before");
+        assert!(!leads_nowhere(&one_answered.state, &second));
+    }
+    for command in [declined(Decline::ByIssuer), rejected(), cancel(), place(), captured()] {
+        assert!(!leads_nowhere(&placed.state, &command), "{command:?}");
+    }
+    assert!(!leads_nowhere(&None, &authorized()));
 }
 
 #[test]
