@@ -235,7 +235,7 @@ pub fn leads_nowhere(state: &State, command: &Command) -> bool {
     let (Some(order), Command::Note { answer, source }) = (state, command) else {
         return false;
     };
-    // What follows does not depend on the time.
+    // Whether something follows does not depend on the time.
     note(order, answer, *source, order.updated_at).is_ok_and(|events| events.len() < 2)
 }
 

@@ -7,9 +7,9 @@
 //! ```
 //!
 //! Two loops of the same code run side by side, one for commands and one for records, so that a commit of one does not
-//! wait for the other's. A batch of one is the idle case and waits for nothing; under load `pace` lets company gather. A
-//! batch that fails is tried again whole for conflicts and lost connections, and in halves for errors of data, until the
-//! culprit is alone: one poison record costs only itself.
+//! wait for the other's. A batch of one is the idle case and waits for nothing, unless nobody waits for it; under load
+//! `pace` lets company gather. A batch that fails is tried again whole for conflicts and lost connections, and in halves
+//! for errors of data, until the culprit is alone: one poison record costs only itself.
 
 mod batch;
 pub(crate) mod cache;

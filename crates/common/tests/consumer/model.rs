@@ -87,7 +87,7 @@ pub(crate) struct Taster {
     pub(crate) gate: RwLock<()>,
     /// How many commands came to the gate, transaction by transaction; those with none are left out.
     pub(crate) batches: Mutex<Vec<usize>>,
-    /// When it was last asked whether something can wait, and for how long what could did.
+    /// Since when something waits that can, if anything does, and how long each wait before it was.
     pub(crate) waits: Mutex<(Option<Instant>, Vec<Duration>)>,
     /// What it says that it hears; nothing, unless a test is about that.
     pub(crate) hears: &'static [&'static [EventType]],

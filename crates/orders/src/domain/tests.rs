@@ -59,7 +59,7 @@ fn both_yes_confirms_whichever_came_first() {
 }
 
 #[test]
-fn the_first_yes_leads_nowhere_and_all_else_that_is_asked_does() {
+fn only_the_first_yes_and_what_was_heard_before_lead_nowhere() {
     let placed = given_a_placed_order();
     for (first, second) in [(authorized(), reserved()), (reserved(), authorized())] {
         assert!(leads_nowhere(&placed.state, &first));
