@@ -1,7 +1,7 @@
 //! A running service: its model, wired to Postgres, Kafka and the registry.
 //!
 //! ```text
-//!  start ─► pool ─► schemas pinned ─► relay ─► committer (two loops) ─► consumer ─► clockwork
+//!  start ─► pool ─► schemas pinned ─► relay ─► committer ─► consumer ─► clockwork
 //! ```
 //!
 //! Starting checks everything that a person must mend: missing migrations, unregistered or changed schemas, missing
@@ -28,7 +28,7 @@ use crate::readable::{self, Candidate, Unreadable};
 use crate::replay::restore;
 use crate::{breaker, campaigns, consumer, deadlines, inbox, kafka, pg, relay, store};
 
-/// The most connections that only commit batches: of records, of commands, of parked records, of campaigns.
+/// The most connections that only commit batches: of records, of commands beside them, of parked records, of campaigns.
 const BATCH_CONNECTIONS_MAX: usize = 4;
 
 /// The migrations of the runtime's own tables; they come before a service's own.
@@ -288,18 +288,13 @@ pub async fn start<M: Model>(
         },
         settings.kafka.namespace.as_deref(),
     );
-    let (commands, serve_commands) = committer.serve_commands(shutdown.clone());
+    let (queue, records) = mpsc::channel(RECORDS_QUEUED_MAX);
+    let (commands, serve) = committer.serve(records, shutdown.clone());
     tasks.spawn(async move {
-        serve_commands.await;
+        serve.await;
         Ok(())
     });
     if !inputs.is_empty() {
-        let (queue, records) = mpsc::channel(RECORDS_QUEUED_MAX);
-        let serve_records = committer.clone().serve_records(records, shutdown.clone());
-        tasks.spawn(async move {
-            serve_records.await;
-            Ok(())
-        });
         let consumer_settings = consumer::Settings {
             consumer: service,
             group: named(service),

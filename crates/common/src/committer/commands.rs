@@ -1,14 +1,14 @@
-//! The way in for everything that is not a record, and the loop that commits it.
+//! The way in for everything that is not a record: commands, and the answers to those who wait for them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::batch::{Committed, Settled};
-use super::pace::Pace;
-use super::{BATCH_ITEMS_MAX, COMMAND_WAIT_MAX, COMMANDS_QUEUED_MAX, Committer, GaveUp, Item, Origin};
+use super::batch::{Settled, Working};
+use super::{COMMAND_WAIT_MAX, COMMANDS_QUEUED_MAX, Committer, GaveUp, Item, Origin};
 use crate::event::{Cause, Recorded, StreamId};
 use crate::model::Model;
 use crate::telemetry::names;
@@ -50,8 +50,14 @@ pub enum SubmitError<R: std::error::Error + 'static> {
 
 type Reply<M> = oneshot::Sender<Result<Outcome<M>, SubmitError<<M as Model>::Rejection>>>;
 
-struct Ask<M: Model> {
-    item: Item<M>,
+/// A command, and who waits for it.
+pub(super) struct Ask<M: Model> {
+    pub(super) item: Item<M>,
+    waits: Waits<M>,
+}
+
+/// Who waits for a command, and until when.
+pub(super) struct Waits<M: Model> {
     until: Instant,
     reply: Reply<M>,
 }
@@ -70,6 +76,10 @@ impl<M: Model> Clone for Commands<M> {
 }
 
 impl<M: Model> Commands<M> {
+    pub(super) fn new(queue: mpsc::Sender<Ask<M>>) -> Self {
+        Self { queue }
+    }
+
     /// Has `command` decided against `stream` and returns when the result is durable.
     ///
     /// # Errors
@@ -91,10 +101,10 @@ impl<M: Model> Commands<M> {
             // The request has one.
             _span: None,
         };
+        let until = Instant::now() + COMMAND_WAIT_MAX;
         let ask = Ask {
             item,
-            until: Instant::now() + COMMAND_WAIT_MAX,
-            reply,
+            waits: Waits { until, reply },
         };
         self.queue.try_send(ask).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => SubmitError::Overloaded,
@@ -107,49 +117,21 @@ impl<M: Model> Commands<M> {
 }
 
 impl<M: Model> Committer<M> {
-    /// A queue for commands and the loop that serves it until `shutdown` and all handles are gone or drained.
-    pub fn serve_commands(
-        self: &Arc<Self>,
-        shutdown: CancellationToken,
-    ) -> (Commands<M>, impl Future<Output = ()> + use<M>) {
-        let (queue, mut waiting) = mpsc::channel(COMMANDS_QUEUED_MAX);
-        let committer = self.clone();
-        let serve = async move {
-            let mut batch = Vec::new();
-            let mut pace = Pace::new();
-            loop {
-                tokio::select! {
-                    biased;
-                    received = waiting.recv_many(&mut batch, BATCH_ITEMS_MAX) => if received == 0 { break },
-                    () = shutdown.cancelled() => {
-                        waiting.close();
-                        if waiting.is_empty() { break }
-                        continue;
-                    }
-                }
-                pace.fill(&mut batch, &mut waiting, BATCH_ITEMS_MAX).await;
-                let (began, several) = (Instant::now(), batch.len() > 1);
-                committer.commit_asks(std::mem::take(&mut batch), &shutdown).await;
-                pace.committed(several, began);
-            }
-        };
-        (Commands { queue }, serve)
-    }
-
     /// Commits `asks` and answers them. A batch with a culprit is halved until the culprit is alone.
-    async fn commit_asks(&self, asks: Vec<Ask<M>>, shutdown: &CancellationToken) {
+    pub(super) async fn commit_asks(&self, asks: Vec<Ask<M>>, shutdown: &CancellationToken) {
         let mut open = vec![asks];
         while let Some(asks) = open.pop() {
-            let until = asks.iter().map(|ask| ask.until).min().unwrap_or_else(Instant::now);
-            let (mut items, replies): (Vec<Item<M>>, Vec<_>) =
-                asks.into_iter().map(|ask| (ask.item, ask.reply)).unzip();
+            if asks.is_empty() {
+                continue;
+            }
+            let (mut items, waiting) = Ask::apart(asks);
+            let until = waiting.iter().map(|waits| waits.until).min().expect("there are some");
             metrics::histogram!(names::COMMIT_BATCH_SIZE, "service" => M::NAME, "source" => "commands")
                 .record(items.len() as f64);
             match self.commit(&mut items, Some(until), shutdown).await {
-                Ok(committed) => answer(committed, replies),
+                Ok(committed) => answer(committed.results, &committed.streams, waiting),
                 Err(GaveUp::Items { .. }) if items.len() > 1 => {
-                    let asks = items.into_iter().zip(replies);
-                    let mut asks: Vec<Ask<M>> = asks.map(|(item, reply)| Ask { item, until, reply }).collect();
+                    let mut asks = Ask::together(items, waiting);
                     let rest = asks.split_off(asks.len() / 2);
                     open.extend([rest, asks]);
                 }
@@ -157,8 +139,8 @@ impl<M: Model> Committer<M> {
                     if let GaveUp::Items { class, reason } = &gave_up {
                         tracing::error!(class, error = reason, "a command cannot be committed");
                     }
-                    for reply in replies {
-                        let _ = reply.send(Err(SubmitError::Unavailable(gave_up.to_string())));
+                    for waits in waiting {
+                        let _ = waits.reply.send(Err(SubmitError::Unavailable(gave_up.to_string())));
                     }
                 }
             }
@@ -166,10 +148,26 @@ impl<M: Model> Committer<M> {
     }
 }
 
+impl<M: Model> Ask<M> {
+    /// What is to be done, and who waits for each.
+    pub(super) fn apart(asks: Vec<Self>) -> (Vec<Item<M>>, Vec<Waits<M>>) {
+        asks.into_iter().map(|ask| (ask.item, ask.waits)).unzip()
+    }
+
+    /// What was taken apart.
+    pub(super) fn together(items: Vec<Item<M>>, waiting: Vec<Waits<M>>) -> Vec<Self> {
+        let asks = items.into_iter().zip(waiting);
+        asks.map(|(item, waits)| Self { item, waits }).collect()
+    }
+}
+
 /// Tells each caller what came of its command.
-fn answer<M: Model>(committed: Committed<M>, replies: Vec<Reply<M>>) {
-    let Committed { results, streams, .. } = committed;
-    for (reply, settled) in replies.into_iter().zip(results) {
+pub(super) fn answer<M: Model>(
+    results: Vec<Settled<M>>,
+    streams: &BTreeMap<StreamId, Working<M>>,
+    waiting: Vec<Waits<M>>,
+) {
+    for (waits, settled) in waiting.into_iter().zip(results) {
         let answer = match settled {
             Settled::Done { stream, events, .. } => {
                 let stream = stream.and_then(|stream| streams.get(&stream));
@@ -184,6 +182,6 @@ fn answer<M: Model>(committed: Committed<M>, replies: Vec<Reply<M>>) {
             _ => Err(SubmitError::Unavailable("it could not be committed".into())),
         };
         // A caller that went away needs no answer.
-        let _ = reply.send(answer);
+        let _ = waits.reply.send(answer);
     }
 }

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //!  HTTP, deadlines ─► Commands::submit ─► queue ─┐
-//!                                                ├─► attempt: one transaction ─► relay, waiters, replies
+//!                                                ├─► serve ─► attempt: one transaction ─► relay, waiters, replies
 //!  consumer thread ─► records ──────────► queue ─┘
 //! ```
 //!
-//! Two loops of the same code run side by side, one for commands and one for records, so that a commit of one does not
-//! wait for the other's. A batch of one is the idle case and waits for nothing, unless nobody waits for it; under load
-//! `pace` lets company gather. A batch that fails is tried again whole for conflicts and lost connections, and in halves
-//! for errors of data, until the culprit is alone: one poison record costs only itself.
+//! Commands and records share a transaction. A batch of one is the idle case and waits for nothing, unless nobody waits for
+//! it; under load `pace` lets company gather. A batch of one kind that fails is tried again whole for conflicts and lost
+//! connections, and in halves for errors of data, until the culprit is alone: one poison record costs only itself. A batch of
+//! both is tried once, and then each kind by itself.
 
 mod batch;
 pub(crate) mod cache;
@@ -17,6 +17,7 @@ mod commands;
 mod history;
 mod pace;
 mod records;
+mod serve;
 mod versions;
 
 use std::collections::BTreeMap;
@@ -46,8 +47,9 @@ use cache::{StateCache, Versioned};
 use versions::Versions;
 
 pub use commands::{Commands, Expect, Outcome, SubmitError};
+pub use serve::TOGETHER_RECORDS_MAX;
 
-/// Items in one transaction. More gains little and holds locks longer.
+/// Records, or commands, in one transaction. More gains little and holds locks longer.
 pub const BATCH_ITEMS_MAX: usize = 1_000;
 /// Commands that may wait for the committer; beyond it callers are told to come back.
 pub const COMMANDS_QUEUED_MAX: usize = 4_096;
@@ -136,7 +138,7 @@ pub struct Committer<M: Model> {
 }
 
 impl<M: Model> Committer<M> {
-    /// A committer; [`Self::serve_commands`] and [`Self::serve_records`] are its two loops.
+    /// A committer; [`Self::serve`] is its loop.
     pub fn new(
         model: Arc<M>,
         codec: Arc<Codec>,
@@ -229,23 +231,10 @@ impl<M: Model> Committer<M> {
         let mut conflicts = 0;
         let mut wait = RECONNECT_WAIT.0;
         loop {
-            let started = Instant::now();
-            let failed = match self.attempt(items).await {
-                Ok(committed) => {
-                    metrics::histogram!(names::COMMIT_DURATION_SECONDS, "service" => M::NAME)
-                        .record(started.elapsed().as_secs_f64());
-                    self.after_commit(&committed);
-                    return Ok(committed);
-                }
+            let failed = match self.try_once(items).await {
+                Ok(committed) => return Ok(committed),
                 Err(failed) => failed,
             };
-            for item in items.iter_mut() {
-                // A stream thought new may exist after all.
-                item.expect = Expect::Any;
-                for (stream, _) in &item.commands {
-                    self.cache.evict(stream);
-                }
-            }
             match failed {
                 Failed::Stale => {}
                 Failed::Entangled => return Err(GaveUp::items("entangled", "items of one batch depend on each other")),
@@ -269,6 +258,29 @@ impl<M: Model> Committer<M> {
                 Failed::Pool(error) => wait = self.pause(&chain(&error), wait, until, shutdown).await?,
             }
         }
+    }
+
+    /// One attempt, and what follows from it for what is remembered of the streams.
+    async fn try_once(&self, items: &mut [Item<M>]) -> Result<batch::Committed<M>, Failed> {
+        let started = Instant::now();
+        let attempted = self.attempt(items).await;
+        match &attempted {
+            Ok(committed) => {
+                metrics::histogram!(names::COMMIT_DURATION_SECONDS, "service" => M::NAME)
+                    .record(started.elapsed().as_secs_f64());
+                self.after_commit(committed);
+            }
+            Err(_) => {
+                for item in items {
+                    // A stream thought new may exist after all.
+                    item.expect = Expect::Any;
+                    for (stream, _) in &item.commands {
+                        self.cache.evict(stream);
+                    }
+                }
+            }
+        }
+        attempted
     }
 
     /// What a failed statement means for the batch.

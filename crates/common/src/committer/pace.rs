@@ -12,7 +12,6 @@
 
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 /// Shortest pause: in less than that too little comes to make up for the waiting.
@@ -22,13 +21,6 @@ const PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// How long records that nobody waits for wait for others.
 pub(super) const COMPANY_WAIT: Duration = Duration::from_millis(3);
-
-/// Adds what comes to `queue` next to `batch`, up to `room` of it; `false` if nothing has come by `until`.
-pub(super) async fn company<T>(batch: &mut Vec<T>, queue: &mut mpsc::Receiver<T>, room: usize, until: Instant) -> bool {
-    tokio::time::timeout_at(until, queue.recv_many(batch, room))
-        .await
-        .is_ok_and(|received| received > 0)
-}
 
 /// When the next commit of a loop may begin.
 pub(super) struct Pace {
@@ -40,17 +32,11 @@ impl Pace {
         Self { next: Instant::now() }
     }
 
-    /// Waits until the next commit may begin, and adds to `batch` what `queue` has by then, up to `room` in all. A batch that
-    /// is full needs no company and does not wait.
-    pub(super) async fn fill<T>(&self, batch: &mut Vec<T>, queue: &mut mpsc::Receiver<T>, room: usize) {
-        if batch.len() >= room || self.next <= Instant::now() {
-            return;
-        }
-        tokio::time::sleep_until(self.next).await;
-        while batch.len() < room
-            && let Ok(more) = queue.try_recv()
-        {
-            batch.push(more);
+    /// Waits until the next commit may begin; one that is `full` needs no company.
+    pub(super) async fn wait(&self, full: bool) {
+        // A sleep that is over already can still last until the timer's next millisecond.
+        if !full && self.next > Instant::now() {
+            tokio::time::sleep_until(self.next).await;
         }
     }
 
@@ -70,62 +56,32 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// How long a commit that took so long makes the next batch of two wait, and what that batch then is.
-    async fn after(several_sagas: bool, took: Duration, room: usize) -> (Duration, Vec<u8>) {
-        let (sender, mut queue) = mpsc::channel(8);
+    /// How long the next commit waits behind one that took so long.
+    async fn after(several_sagas: bool, took: Duration, full: bool) -> Duration {
         let mut pace = Pace::new();
         let began = Instant::now();
         tokio::time::advance(took).await;
         pace.committed(several_sagas, began);
         let began = Instant::now();
-        let mut batch = vec![1, 2];
-        tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            for more in [3, 4, 5] {
-                sender.send(more).await.unwrap();
-            }
-        });
-        pace.fill(&mut batch, &mut queue, room).await;
-        (began.elapsed(), batch)
+        pace.wait(full).await;
+        began.elapsed()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_comes_while_a_commit_is_paused_joins_it_up_to_the_room() {
-        let took = (PAUSE_MIN + PAUSE_MAX) / 2;
-        assert_eq!(after(true, took, 100).await, (took, vec![1, 2, 3, 4, 5]));
-        assert_eq!(after(true, took, 4).await, (took, vec![1, 2, 3, 4]));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_commit_for_one_saga_and_a_full_batch_are_followed_at_once() {
-        assert_eq!(after(false, PAUSE_MAX, 100).await, (Duration::ZERO, vec![1, 2]));
-        assert_eq!(after(true, PAUSE_MAX, 2).await, (Duration::ZERO, vec![1, 2]));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_comes_in_time_is_company_and_nobody_is_waited_for_longer() {
-        let (sender, mut queue) = mpsc::channel(8);
-        let (began, mut batch) = (Instant::now(), Vec::new());
-        let (soon, until) = (Duration::from_millis(1), began + COMPANY_WAIT);
-        tokio::spawn(async move {
-            tokio::time::sleep(soon).await;
-            for more in [1, 2, 3] {
-                sender.send(more).await.unwrap();
-            }
-            tokio::time::sleep(COMPANY_WAIT).await;
-        });
-        assert!(company(&mut batch, &mut queue, 2, until).await);
-        assert_eq!((batch.clone(), began.elapsed()), (vec![1, 2], soon));
-        assert!(company(&mut batch, &mut queue, 2, until).await);
-        assert!(!company(&mut batch, &mut queue, 2, until).await);
-        assert_eq!((batch, began.elapsed()), (vec![1, 2, 3], COMPANY_WAIT));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_pause_is_bounded_both_ways() {
-        for (took, pause) in [(Duration::ZERO, PAUSE_MIN), (PAUSE_MAX * 50, PAUSE_MAX)] {
-            let (waited, batch) = after(true, took, 100).await;
-            assert_eq!((waited, batch.len()), (pause, 5));
+    async fn behind_a_commit_for_several_sagas_the_next_waits_as_long_as_that_took_within_bounds() {
+        let between = (PAUSE_MIN + PAUSE_MAX) / 2;
+        for (took, pause) in [
+            (Duration::ZERO, PAUSE_MIN),
+            (between, between),
+            (PAUSE_MAX * 50, PAUSE_MAX),
+        ] {
+            assert_eq!(after(true, took, false).await, pause);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_commit_for_one_saga_and_a_full_batch_wait_for_nothing() {
+        assert_eq!(after(false, PAUSE_MAX, false).await, Duration::ZERO);
+        assert_eq!(after(true, PAUSE_MAX, true).await, Duration::ZERO);
     }
 }

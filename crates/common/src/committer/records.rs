@@ -1,23 +1,19 @@
 //! From a record to an item, and from items to committed offsets.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
-use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::batch::Settled;
 use super::commands::Expect;
-use super::pace::{self, COMPANY_WAIT, Pace};
-use super::versions::{Arrival, Gap};
-use super::{BATCH_ITEMS_MAX, Committer, GaveUp, IDLE_OFFSETS_WAIT, Item, Origin, ParkedHead, RECONNECT_WAIT};
-use crate::breaker::Standing;
+use super::versions::{Arrival, Gap, Review};
+use super::{Committer, GaveUp, Item, Origin, ParkedHead, RECONNECT_WAIT};
 use crate::deadlines::CLAIM_LEASE;
 use crate::envelope;
 use crate::event::{Cause, Envelope};
+use crate::inbox::Progress;
 use crate::model::Model;
 use crate::parking::{self, Disposition, Failure, Head};
 use crate::record::Record;
@@ -27,100 +23,6 @@ use crate::telemetry::{self, names};
 const HEADS_DRAINED_MAX: usize = 1_000;
 
 impl<M: Model> Committer<M> {
-    /// Commits records as they come until their sender is gone or `shutdown`.
-    pub async fn serve_records(self: Arc<Self>, mut records: mpsc::Receiver<Record>, shutdown: CancellationToken) {
-        let mut batch = Vec::new();
-        let mut claims_seen = 0;
-        // Records without work only move an offset; that can wait for the next batch with work, or a moment.
-        let mut idle: Vec<Item<M>> = Vec::new();
-        let mut idle_since = Instant::now();
-        // Taken when the breaker opened, and to be handled before all that comes after them.
-        let mut held: VecDeque<Item<M>> = VecDeque::new();
-        let mut pace = Pace::new();
-        loop {
-            let room = match self.breaker.standing() {
-                Standing::Closed => BATCH_ITEMS_MAX,
-                Standing::Probing => 1,
-                Standing::Open(pause) => {
-                    tokio::select! {
-                        () = shutdown.cancelled() => return,
-                        () = tokio::time::sleep(pause) => continue,
-                    }
-                }
-            };
-            tokio::select! {
-                biased;
-                () = shutdown.cancelled() => return,
-                () = std::future::ready(()), if !held.is_empty() => {}
-                received = records.recv_many(&mut batch, room) => if received == 0 { return },
-                () = tokio::time::sleep_until(idle_since + IDLE_OFFSETS_WAIT), if !idle.is_empty() => {}
-            }
-            if held.is_empty() {
-                pace.fill(&mut batch, &mut records, room).await;
-            }
-            if self.claims.changes() != claims_seen {
-                // What another copy did meanwhile is not in the cache.
-                claims_seen = self.claims.changes();
-                self.cache.clear();
-            }
-            if idle.is_empty() {
-                idle_since = Instant::now();
-            }
-            let mut items = std::mem::take(&mut idle);
-            items.extend(held.drain(..room.min(held.len())));
-            let wait_until = Instant::now() + COMPANY_WAIT;
-            loop {
-                for record in batch.drain(..) {
-                    let Some(item) = self.parse(record, &shutdown).await else {
-                        return;
-                    };
-                    items.push(item);
-                }
-                let may_wait = items.len() < room && held.is_empty() && self.can_wait(&items);
-                if !may_wait || !pace::company(&mut batch, &mut records, room - items.len(), wait_until).await {
-                    break;
-                }
-            }
-            let due = idle_since.elapsed() >= IDLE_OFFSETS_WAIT || items.len() >= BATCH_ITEMS_MAX;
-            if !due && items.iter().all(Item::is_idle) {
-                idle = items;
-                continue;
-            }
-            if items.iter().any(|item| item.failure.is_some()) {
-                let dies = |item: &Item<M>| (!item.is_idle()).then_some(item.failure.is_some());
-                let room = self.breaker.room(items.iter().map(dies));
-                held = items.drain(room..).chain(held).collect();
-            }
-            let began = Instant::now();
-            let mut sagas = items
-                .iter()
-                .filter(|item| !item.is_idle())
-                .map(|item| item.cause.correlation_id);
-            let first = sagas.next();
-            let several = sagas.any(|saga| Some(saga) != first);
-            self.claims.begin();
-            let left = self.commit_records(items, &shutdown).await;
-            self.claims.end();
-            pace.committed(several, began);
-            let Some(left) = left else { return };
-            held = left.into_iter().chain(held).collect();
-        }
-    }
-
-    /// Whether there is work among `items`, and nobody waits for it. Two commands for one stream may lead on together.
-    fn can_wait(&self, items: &[Item<M>]) -> bool {
-        let mut streams = HashSet::new();
-        let mut work = items.iter().filter(|item| !item.is_idle());
-        let alone = work.all(|item| {
-            item.failure.is_none()
-                && item.commands.iter().all(|(stream, command)| {
-                    let known = self.cache.get(stream);
-                    known.is_some_and(|known| self.model.can_wait(&known.state, command)) && streams.insert(stream)
-                })
-        });
-        alone && !streams.is_empty()
-    }
-
     /// Tries parked heads again, and what queues behind each while it succeeds, each in a transaction of its own.
     pub async fn retry_parked(&self, heads: Vec<Head>, shutdown: &CancellationToken) {
         for head in heads {
@@ -167,7 +69,7 @@ impl<M: Model> Committer<M> {
     }
 
     /// Finds out what a record asks for. Waits while the registry is away; `None` on shutdown.
-    async fn parse(&self, mut record: Record, shutdown: &CancellationToken) -> Option<Item<M>> {
+    pub(super) async fn parse(&self, mut record: Record, shutdown: &CancellationToken) -> Option<Item<M>> {
         let poison = |envelope: Option<Envelope>, record: Record, failure: Failure| {
             let cause = envelope.as_ref().map_or_else(anonymous_cause, Cause::from);
             Item {
@@ -248,7 +150,11 @@ impl<M: Model> Committer<M> {
     ///
     /// What was left for later because the breaker opened: nothing, nearly always. `None` only when stopping, and then
     /// nothing later may be committed: its offset would pass what was left undone.
-    async fn commit_records(&self, items: Vec<Item<M>>, shutdown: &CancellationToken) -> Option<Vec<Item<M>>> {
+    pub(super) async fn commit_records(
+        &self,
+        items: Vec<Item<M>>,
+        shutdown: &CancellationToken,
+    ) -> Option<Vec<Item<M>>> {
         let mut open = vec![items];
         while let Some(mut items) = open.pop() {
             items.retain(|item| self.is_held(item));
@@ -258,14 +164,7 @@ impl<M: Model> Committer<M> {
             metrics::histogram!(names::COMMIT_BATCH_SIZE, "service" => M::NAME, "source" => "records")
                 .record(items.len() as f64);
             match self.commit(&mut items, None, shutdown).await {
-                Ok(committed) => {
-                    for entry in &committed.progress {
-                        self.claims
-                            .committed(&entry.topic, entry.partition, entry.epoch, entry.next_offset);
-                    }
-                    self.count(&items, &committed.results, &committed.review.arrivals);
-                    self.versions.learn(committed.review);
-                }
+                Ok(committed) => self.came_to(&items, &committed.results, &committed.progress, committed.review),
                 Err(GaveUp::Items { .. }) if items.len() > 1 => {
                     let rest = items.split_off(items.len() / 2);
                     open.extend([rest, items]);
@@ -292,6 +191,16 @@ impl<M: Model> Committer<M> {
             }
         }
         Some(Vec::new())
+    }
+
+    /// Notes what records came to, once that is committed.
+    pub(super) fn came_to(&self, items: &[Item<M>], results: &[Settled<M>], progress: &[Progress], review: Review) {
+        for entry in progress {
+            self.claims
+                .committed(&entry.topic, entry.partition, entry.epoch, entry.next_offset);
+        }
+        self.count(items, results, &review.arrivals);
+        self.versions.learn(review);
     }
 
     fn count(&self, items: &[Item<M>], results: &[Settled<M>], arrivals: &[Arrival]) {

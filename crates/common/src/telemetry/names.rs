@@ -32,11 +32,12 @@ pub const DEAD_LETTERS_TOTAL: &str = "dead_letters_total";
 pub const DEAD_LETTERS: &str = "dead_letters";
 /// Gauge `{consumer}`: how long the oldest of them has waited for a decision.
 pub const DEAD_LETTERS_OLDEST_AGE_SECONDS: &str = "dead_letters_oldest_age_seconds";
-/// Histogram `{service, source}`: commands in one transaction, by where they came from.
+/// Histogram `{service, source}`: records or commands in one transaction; one that has both counts for each.
 pub const COMMIT_BATCH_SIZE: &str = "commit_batch_size";
 /// Histogram `{service}`: one transaction, from its first statement to its commit.
 pub const COMMIT_DURATION_SECONDS: &str = "commit_duration_seconds";
-/// Counter `{service, cause}`: transactions that were tried again, by conflict or lost connection.
+/// Counter `{service, cause}`: transactions that were tried again, for a conflict, a lost connection, or records and commands
+/// apart.
 pub const COMMIT_RETRIES_TOTAL: &str = "commit_retries_total";
 /// Counter `{service, type}`: events appended to the event store.
 pub const EVENTS_APPENDED_TOTAL: &str = "events_appended_total";

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use common::committer::{BATCH_ITEMS_MAX, Expect};
-use common::event::{Cause, StreamId};
-use uuid::Uuid;
+use common::committer::BATCH_ITEMS_MAX;
 
 use crate::model::UNHURRIED;
 use crate::world::World;
@@ -169,24 +167,11 @@ async fn commands_share_a_transaction_too() {
     let world = World::new().await;
     let copy = world.start().await;
     let closed = copy.model.gate.write().await;
-    let submit = |dish: String, amount: i64| {
-        let commands = copy.running.commands.clone();
-        async move {
-            let id = Uuid::now_v7();
-            let cause = Cause {
-                id,
-                correlation_id: id,
-                traceparent: None,
-            };
-            let command = crate::model::Taste::new(&dish, amount);
-            commands.submit(StreamId::new(dish), command, cause, Expect::Any).await
-        }
-    };
-    let first = tokio::spawn(submit("first".into(), 0));
+    let first = tokio::spawn(copy.tastes("first", 0));
     copy.at_the_gate(1).await;
     let mut waiting = tokio::task::JoinSet::new();
     for n in 0..100 {
-        waiting.spawn(submit(format!("dish-{}", n % 10), n));
+        waiting.spawn(copy.tastes(&format!("dish-{}", n % 10), n));
     }
     tokio::task::yield_now().await;
     drop(closed);

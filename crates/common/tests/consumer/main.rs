@@ -10,5 +10,6 @@ mod gaps;
 mod model;
 mod parking;
 mod snapshots;
+mod together;
 mod traps;
 mod world;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::codec::{Codec, Registry, RegistrySettings};
-use common::event::{Envelope, EventSet, Recorded, StreamId};
+use common::committer::{Expect, Outcome, SubmitError};
+use common::event::{Cause, Envelope, EventSet, Recorded, StreamId};
 use common::parking::{Filter, RetryPolicy};
 use common::service::{self, Running, Settings};
 use common::{envelope, kafka, migrate};
@@ -17,7 +18,7 @@ use testkit::kafka::Raw;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::model::{Cleared, Served, TABLES, Taster, kitchen, taster};
+use crate::model::{Cleared, Refusal, Served, TABLES, Taste, Taster, kitchen, taster};
 
 /// Patience of one condition.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -39,6 +40,9 @@ pub(crate) struct Record {
     pub(crate) value: Bytes,
     headers: Vec<(String, Vec<u8>)>,
 }
+
+/// What came of a command.
+pub(crate) type Tastes = Result<Outcome<Taster>, SubmitError<Refusal>>;
 
 /// One copy of the service.
 pub(crate) struct Copy {
@@ -313,6 +317,22 @@ impl Copy {
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.running.join().await.unwrap();
+    }
+
+    /// Asks the taster to taste, and waits for what comes of it.
+    pub(crate) fn tastes(&self, dish: &str, amount: i64) -> impl Future<Output = Tastes> + Send + 'static + use<> {
+        let (commands, stream, command) = (
+            self.running.commands.clone(),
+            StreamId::new(dish),
+            Taste::new(dish, amount),
+        );
+        let id = Uuid::now_v7();
+        let cause = Cause {
+            id,
+            correlation_id: id,
+            traceparent: None,
+        };
+        async move { commands.submit(stream, command, cause, Expect::Any).await }
     }
 
     /// Commands that came to each transaction so far.

@@ -22,6 +22,7 @@ use orders::service::Orders;
 use orders::waiting::Endings;
 use serde_json::{Value, json};
 use testkit::Database;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use uuid::Uuid;
@@ -103,7 +104,7 @@ fn copy(database: &Database, shutdown: &CancellationToken) -> Copy {
         Patience::default(),
         None,
     );
-    let (commands, serving) = committer.serve_commands(shutdown.clone());
+    let (commands, serving) = committer.serve(mpsc::channel(1).1, shutdown.clone());
     tokio::spawn(serving);
     let (listener, url, listening) = (endings.clone(), database.url().to_owned(), pool.clone());
     let stopped = shutdown.clone();
