@@ -106,7 +106,10 @@ impl Context {
         if !idle {
             tracing::warn!("the open batch did not end in time; its epoch fences it");
         }
-        commit_group(consumer, &self.claims, CommitMode::Sync, &mut HashMap::new());
+        // Whoever stops has just committed; and a commit while the client closes waits for ever where the broker went away.
+        if !self.shutdown.is_cancelled() {
+            commit_group(consumer, &self.claims, CommitMode::Sync, &mut HashMap::new());
+        }
         for element in partitions.elements() {
             self.claims.give_up(element.topic(), element.partition());
         }
