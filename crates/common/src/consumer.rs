@@ -122,16 +122,16 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let (fatal, mut failed) = mpsc::unbounded_channel();
+    let stop = shutdown.child_token();
     let group = settings.group.clone();
     let context = Context {
         settings: settings.clone(),
         pool,
         claims: claims.clone(),
         runtime: Handle::current(),
-        shutdown: shutdown.clone(),
+        stop: stop.clone(),
         fatal,
     };
-    let stop = shutdown.child_token();
     let thread_stop = stop.clone();
     let mut thread =
         tokio::task::spawn_blocking(move || Poller::new(&settings, context, claims, queue)?.run(&thread_stop));

@@ -30,7 +30,7 @@ pub(super) struct Context {
     pub(super) pool: Pool,
     pub(super) claims: Arc<Claims>,
     pub(super) runtime: Handle,
-    pub(super) shutdown: CancellationToken,
+    pub(super) stop: CancellationToken,
     pub(super) fatal: mpsc::UnboundedSender<Error>,
 }
 
@@ -107,7 +107,7 @@ impl Context {
             tracing::warn!("the open batch did not end in time; its epoch fences it");
         }
         // Whoever stops has just committed; and a commit while the client closes waits for ever where the broker went away.
-        if !self.shutdown.is_cancelled() {
+        if !self.stop.is_cancelled() {
             commit_group(consumer, &self.claims, CommitMode::Sync, &mut HashMap::new());
         }
         for element in partitions.elements() {
@@ -140,7 +140,7 @@ impl Context {
             .increment(partitions as u64);
     }
 
-    /// Claims a partition, as often as it takes; `None` on shutdown.
+    /// Claims a partition, as often as it takes; `None` when stopping.
     pub(super) fn claim(&self, topic: &str, partition: i32) -> Option<inbox::Claim> {
         self.runtime.block_on(async {
             loop {
@@ -156,7 +156,7 @@ impl Context {
                     Err(error) => tracing::warn!(error, topic, partition, "a partition cannot be claimed yet"),
                 }
                 tokio::select! {
-                    () = self.shutdown.cancelled() => return None,
+                    () = self.stop.cancelled() => return None,
                     () = tokio::time::sleep(CLAIM_WAIT) => {}
                 }
             }
