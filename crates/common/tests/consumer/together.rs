@@ -15,12 +15,15 @@ const RECORDS: usize = 12;
 /// How long records take to arrive behind their acknowledgement, nearly always.
 const ARRIVAL: Duration = Duration::from_millis(100);
 
-/// Has commands and records wait behind one transaction until one took both, or some of the records if those were slow on
-/// their way; the commands are what `tastes` makes of a round and a number. What became of them is returned.
-async fn together<F>(world: &World, copy: &Copy, dish: &str, tastes: impl Fn(usize, usize) -> F) -> Vec<Tastes>
-where
-    F: Future<Output = Tastes> + Send + 'static,
-{
+/// Has commands of these amounts and so many records wait behind one transaction, until one took more than `more_than` of them
+/// at once: some records may be slow on their way. What became of the commands is returned.
+async fn together(
+    world: &World,
+    copy: &Copy,
+    amount: impl Fn(usize) -> i64,
+    records: usize,
+    more_than: usize,
+) -> Vec<Tastes> {
     let (begun, mut outcomes) = (Instant::now(), Vec::new());
     for round in 0.. {
         let closed = copy.model.gate.write().await;
@@ -29,20 +32,20 @@ where
         waiting.spawn(copy.tastes(&format!("first-{round}"), 0));
         copy.at_the_gate(before + 1).await;
         for n in 0..COMMANDS {
-            waiting.spawn(tastes(round, n));
+            waiting.spawn(copy.tastes(&format!("asked-{round}-{n}"), amount(n)));
         }
-        let records: Vec<_> = (0..RECORDS)
-            .map(|n| world.served(&format!("{dish}-{round}-{n}"), 1, n as i64))
+        let records: Vec<_> = (0..records)
+            .map(|n| world.served(&format!("dish-{round}-{n}"), 1, n as i64))
             .collect();
         world.produce(&records.iter().collect::<Vec<_>>()).await;
         tokio::time::sleep(ARRIVAL).await;
         drop(closed);
         outcomes.extend(waiting.join_all().await);
         world.caught_up().await;
-        if copy.batches()[before..].iter().any(|size| *size > RECORDS) {
+        if copy.batches()[before..].iter().any(|size| *size > more_than) {
             break;
         }
-        assert!(begun.elapsed() < PATIENCE, "never in one: {:?}", copy.batches());
+        assert!(begun.elapsed() < PATIENCE, "never so many: {:?}", copy.batches());
     }
     outcomes
 }
@@ -51,10 +54,7 @@ where
 async fn what_was_asked_for_and_what_arrived_is_one_transaction() {
     let world = World::new().await;
     let copy = world.start().await;
-    let outcomes = together(&world, &copy, "dish", |round, n| {
-        copy.tastes(&format!("asked-{round}-{n}"), n as i64)
-    })
-    .await;
+    let outcomes = together(&world, &copy, |n| n as i64, RECORDS, RECORDS).await;
     for outcome in outcomes {
         let outcome = outcome.expect("nothing is refused");
         assert_eq!((outcome.version, outcome.events.len()), (1, 1));
@@ -69,10 +69,7 @@ async fn what_was_asked_for_and_what_arrived_is_one_transaction() {
 async fn a_command_that_is_refused_costs_the_records_beside_it_nothing() {
     let world = World::new().await;
     let copy = world.start().await;
-    let outcomes = together(&world, &copy, "dish", |round, n| {
-        copy.tastes(&format!("asked-{round}-{n}"), if n == 3 { REFUSED } else { 1 })
-    })
-    .await;
+    let outcomes = together(&world, &copy, |n| if n == 3 { REFUSED } else { 1 }, RECORDS, RECORDS).await;
     let refused = |outcome: &&Tastes| matches!(outcome, Err(SubmitError::Rejected(Refusal)));
     assert_eq!(outcomes.iter().filter(refused).count() * (COMMANDS + 1), outcomes.len());
     let taken = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
@@ -88,10 +85,7 @@ async fn a_record_that_cannot_be_stored_costs_the_commands_beside_it_nothing() {
     for round in 0..20 {
         world.forbid(&format!("dish-{round}-7")).await;
     }
-    let outcomes = together(&world, &copy, "dish", |round, n| {
-        copy.tastes(&format!("asked-{round}-{n}"), n as i64)
-    })
-    .await;
+    let outcomes = together(&world, &copy, |n| n as i64, RECORDS, RECORDS).await;
     assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
     assert_eq!(world.tasted("asked-0-7").await, [7]);
     assert_eq!(world.tasted("dish-0-6").await, [6]);
@@ -110,10 +104,7 @@ async fn a_command_that_cannot_be_stored_costs_the_records_beside_it_nothing() {
     for round in 0..20 {
         world.forbid(&format!("asked-{round}-3")).await;
     }
-    let outcomes = together(&world, &copy, "dish", |round, n| {
-        copy.tastes(&format!("asked-{round}-{n}"), n as i64)
-    })
-    .await;
+    let outcomes = together(&world, &copy, |n| n as i64, RECORDS, RECORDS).await;
     let told =
         |outcome: &&Tastes| matches!(outcome, Err(SubmitError::Unavailable(why)) if why.contains("nobody may taste"));
     assert_eq!(
@@ -133,30 +124,9 @@ async fn a_command_that_cannot_be_stored_costs_the_records_beside_it_nothing() {
 async fn a_backlog_of_records_keeps_no_command_waiting() {
     let world = World::new().await;
     let copy = world.start().await;
-    let begun = Instant::now();
-    for round in 0.. {
-        let closed = copy.model.gate.write().await;
-        let before = copy.batches().len();
-        let mut waiting = JoinSet::new();
-        waiting.spawn(copy.tastes(&format!("first-{round}"), 0));
-        copy.at_the_gate(before + 1).await;
-        let records: Vec<_> = (0..TOGETHER_RECORDS_MAX * 3)
-            .map(|n| world.served(&format!("dish-{round}-{n}"), 1, n as i64))
-            .collect();
-        world.produce(&records.iter().collect::<Vec<_>>()).await;
-        tokio::time::sleep(ARRIVAL).await;
-        for n in 0..COMMANDS {
-            waiting.spawn(copy.tastes(&format!("asked-{round}-{n}"), n as i64));
-        }
-        drop(closed);
-        assert!(waiting.join_all().await.iter().all(Result::is_ok));
-        world.caught_up().await;
-        // Some records may have been slow on their way.
-        if copy.batches()[before..].iter().any(|size| *size > TOGETHER_RECORDS_MAX) {
-            break;
-        }
-        assert!(begun.elapsed() < PATIENCE, "no backlog: {:?}", copy.batches());
-    }
+    let backlog = TOGETHER_RECORDS_MAX * 3;
+    let outcomes = together(&world, &copy, |n| n as i64, backlog, TOGETHER_RECORDS_MAX).await;
+    assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
     // What is of one transaction is of one time.
     let transactions = "SELECT max(waits) FROM (
         SELECT count(*) FILTER (WHERE stream_id LIKE 'dish-%') AS waits FROM events
