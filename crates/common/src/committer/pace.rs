@@ -4,7 +4,8 @@
 //! A transaction costs a few milliseconds of all processors together, in the services, Postgres and Kafka, whatever is in it.
 //! Where several sagas are under way, a loop that begins at once finds little more than what came during its last commit; after
 //! the pause it finds more, and fewer transactions, records and fetches do the same work. The pause is as long as the commit
-//! took, within bounds: it follows the load by itself.
+//! took and longer the more sagas were in it, within bounds: it follows the load by itself. Where there are few the processors
+//! have time to spare, and a long pause would only be waited for.
 //!
 //! Two services that are asked the same thing at the same time answer at about the same time, and only both answers lead on.
 //! The first waits a moment for the second: one transaction then takes both, and the second does not wait for the commit of
@@ -14,8 +15,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Shortest pause: in less than that too little comes to make up for the waiting.
-const PAUSE_MIN: Duration = Duration::from_millis(8);
+/// What each saga of a commit adds to the pause behind it, if the commit did not take longer.
+const PAUSE_EACH: Duration = Duration::from_micros(500);
+/// The sagas that count so: behind more of them it is the pause that pays, not its length.
+pub(super) const PAUSE_SAGAS_MAX: usize = 16;
 /// Longest pause: a slow disk or a conflict makes commits long, and more company would make them longer.
 const PAUSE_MAX: Duration = Duration::from_millis(20);
 
@@ -40,12 +43,13 @@ impl Pace {
         }
     }
 
-    /// A commit ends now. One for a single saga says that there is little to do: the next one begins at once, so that a lone
-    /// saga waits for nothing.
-    pub(super) fn committed(&mut self, several_sagas: bool, began: Instant) {
+    /// A commit for so many `sagas` ends now. One for a single saga says that there is little to do: the next one begins at
+    /// once, so that a lone saga waits for nothing.
+    pub(super) fn committed(&mut self, sagas: usize, began: Instant) {
         let now = Instant::now();
-        self.next = if several_sagas {
-            now + (now - began).clamp(PAUSE_MIN, PAUSE_MAX)
+        let share = PAUSE_EACH * u32::try_from(sagas.min(PAUSE_SAGAS_MAX)).expect("a small number");
+        self.next = if sagas > 1 {
+            now + (now - began).max(share).min(PAUSE_MAX)
         } else {
             now
         };
@@ -56,12 +60,12 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// How long the next commit waits behind one that took so long.
-    async fn after(several_sagas: bool, took: Duration, full: bool) -> Duration {
+    /// How long the next commit waits behind one for so many sagas that took so long.
+    async fn after(sagas: usize, took: Duration, full: bool) -> Duration {
         let mut pace = Pace::new();
         let began = Instant::now();
         tokio::time::advance(took).await;
-        pace.committed(several_sagas, began);
+        pace.committed(sagas, began);
         let began = Instant::now();
         pace.wait(full).await;
         began.elapsed()
@@ -69,19 +73,23 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn behind_a_commit_for_several_sagas_the_next_waits_as_long_as_that_took_within_bounds() {
-        let between = (PAUSE_MIN + PAUSE_MAX) / 2;
-        for (took, pause) in [
-            (Duration::ZERO, PAUSE_MIN),
-            (between, between),
-            (PAUSE_MAX * 50, PAUSE_MAX),
+        const SHARE_MAX: Duration = Duration::from_millis(8);
+        for (sagas, took, pause) in [
+            (2, Duration::ZERO, Duration::from_millis(1)),
+            (10, Duration::ZERO, Duration::from_millis(5)),
+            (10, Duration::from_millis(6), Duration::from_millis(6)),
+            (PAUSE_SAGAS_MAX, Duration::from_millis(2), SHARE_MAX),
+            (usize::MAX, Duration::ZERO, SHARE_MAX),
+            (usize::MAX, SHARE_MAX * 2, SHARE_MAX * 2),
+            (2, PAUSE_MAX * 50, PAUSE_MAX),
         ] {
-            assert_eq!(after(true, took, false).await, pause);
+            assert_eq!(after(sagas, took, false).await, pause, "{sagas} in {took:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_commit_for_one_saga_and_a_full_batch_wait_for_nothing() {
-        assert_eq!(after(false, PAUSE_MAX, false).await, Duration::ZERO);
-        assert_eq!(after(true, PAUSE_MAX, true).await, Duration::ZERO);
+        assert_eq!(after(1, PAUSE_MAX, false).await, Duration::ZERO);
+        assert_eq!(after(2, PAUSE_MAX, true).await, Duration::ZERO);
     }
 }

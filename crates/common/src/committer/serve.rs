@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::commands::{Ask, Commands, answer};
-use super::pace::{COMPANY_WAIT, Pace};
+use super::pace::{COMPANY_WAIT, PAUSE_SAGAS_MAX, Pace};
 use super::{BATCH_ITEMS_MAX, COMMANDS_QUEUED_MAX, Committer, IDLE_OFFSETS_WAIT, Item};
 use crate::breaker::Standing;
 use crate::model::Model;
@@ -127,11 +127,11 @@ impl<M: Model> Intake<M> {
             if items.is_empty() && self.asks.is_empty() {
                 continue;
             }
-            let (began, several) = (Instant::now(), self.are_several(&items));
+            let (began, sagas) = (Instant::now(), self.sagas(&items));
             if !self.commit(items).await {
                 break;
             }
-            pace.committed(several, began);
+            pace.committed(sagas, began);
         }
         self.commands.close();
         loop {
@@ -224,14 +224,17 @@ impl<M: Model> Intake<M> {
         tokio::time::timeout_at(until, come).await.is_ok_and(|come| come > 0)
     }
 
-    /// Whether a commit of `items` and of the commands that wait is one for several sagas.
-    fn are_several(&self, items: &[Item<M>]) -> bool {
+    /// How many sagas a commit of `items` and of the commands that wait is for, if not more than count for the pace.
+    fn sagas(&self, items: &[Item<M>]) -> usize {
         let work = items.iter().filter(|item| !item.is_idle());
-        let mut sagas = work
-            .chain(self.asks.iter().map(|ask| &ask.item))
-            .map(|item| item.cause.correlation_id);
-        let first = sagas.next();
-        sagas.any(|saga| Some(saga) != first)
+        let mut sagas = HashSet::with_capacity(PAUSE_SAGAS_MAX);
+        for item in work.chain(self.asks.iter().map(|ask| &ask.item)) {
+            sagas.insert(item.cause.correlation_id);
+            if sagas.len() == PAUSE_SAGAS_MAX {
+                break;
+            }
+        }
+        sagas.len()
     }
 
     /// Commits all there is; `false` when stopping.
@@ -282,9 +285,9 @@ impl<M: Model> Intake<M> {
         let commands = async {
             let mut pace = Pace::new();
             loop {
-                let (began, several) = (Instant::now(), self.asks.len() > 1);
+                let (began, sagas) = (Instant::now(), self.asks.len());
                 self.commit_asks().await;
-                pace.committed(several, began);
+                pace.committed(sagas, began);
                 tokio::select! {
                     biased;
                     () = over.cancelled() => return,
