@@ -72,11 +72,6 @@ pub enum Error {
 /// # Errors
 /// [`Error::Taken`] when it is another's.
 pub async fn claim(client: &Client, service: &str) -> Result<(), Error> {
-    let failed = |source| Error::Statement {
-        set: "common".to_owned(),
-        name: "owner".to_owned(),
-        source,
-    };
     // One message, so one transaction: two processes that start at once take turns.
     client
         .batch_execute(&format!(
@@ -85,26 +80,48 @@ pub async fn claim(client: &Client, service: &str) -> Result<(), Error> {
                  (service text NOT NULL, one boolean PRIMARY KEY DEFAULT true CHECK (one))"
         ))
         .await
-        .map_err(failed)?;
+        .map_err(owner_unknown)?;
     client
         .execute(
             "INSERT INTO owner (service) VALUES ($1) ON CONFLICT DO NOTHING",
             &[&service],
         )
         .await
-        .map_err(failed)?;
-    let owner: String = client
-        .query_one("SELECT service FROM owner", &[])
+        .map_err(owner_unknown)?;
+    refuse_another(client, service).await
+}
+
+/// Passes a database that is that of `service`, or nobody's yet.
+///
+/// # Errors
+/// [`Error::Taken`] when it is another's.
+pub async fn refuse_another(client: &Client, service: &str) -> Result<(), Error> {
+    let known = client
+        .query_one("SELECT to_regclass('owner') IS NOT NULL", &[])
         .await
-        .map_err(failed)?
-        .get(0);
-    if owner == service {
+        .map_err(owner_unknown)?;
+    if !known.get::<_, bool>(0) {
         return Ok(());
     }
-    Err(Error::Taken {
-        owner,
-        wanted: service.to_owned(),
-    })
+    let owner = client
+        .query_opt("SELECT service FROM owner", &[])
+        .await
+        .map_err(owner_unknown)?;
+    match owner.map(|row| row.get(0)) {
+        Some(owner) if owner != service => Err(Error::Taken {
+            owner,
+            wanted: service.to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn owner_unknown(source: tokio_postgres::Error) -> Error {
+    Error::Statement {
+        set: "common".to_owned(),
+        name: "owner".to_owned(),
+        source,
+    }
 }
 
 /// Brings the database behind `client` to the newest version of `set`, and returns how many files it applied.

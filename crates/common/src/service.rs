@@ -21,7 +21,7 @@ use crate::claims::Claims;
 use crate::codec::{Codec, DecodeError, PinError, Registry, RegistrySettings, WriteVersions};
 use crate::committer::{Commands, Committer, Patience, RECORDS_QUEUED_MAX};
 use crate::event::EventSet;
-use crate::migrate::Migration;
+use crate::migrate::{self, Migration};
 use crate::model::Model;
 use crate::parking::RetryPolicy;
 use crate::readable::{self, Candidate, Unreadable};
@@ -223,6 +223,9 @@ pub async fn start<M: Model>(
     let batches = pg::planned_once(&settings.database_url, for_batches).map_err(|error| database(error.into()))?;
     {
         let client = pool.get().await.map_err(|error| database(error.into()))?;
+        migrate::refuse_another(&client, service)
+            .await
+            .map_err(|error| database(error.into()))?;
         inbox::ensure_partitions(&client, Timestamp::now())
             .await
             .map_err(|error| database(error.into()))?;

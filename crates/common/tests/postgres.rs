@@ -19,13 +19,20 @@ async fn database() -> testkit::Database {
 async fn a_database_has_one_owner() {
     let database = database().await;
     let client = pg::single(database.url()).await.unwrap();
+    migrate::refuse_another(&client, "billing").await.unwrap();
     migrate::claim(&client, "shipping").await.unwrap();
     migrate::claim(&client, "shipping").await.unwrap();
-    let refused = migrate::claim(&client, "billing").await.unwrap_err().to_string();
-    assert!(
-        refused.contains("belongs to shipping") && refused.contains("BILLING_DATABASE_URL"),
-        "{refused}"
-    );
+    migrate::refuse_another(&client, "shipping").await.unwrap();
+    for refused in [
+        migrate::claim(&client, "billing").await,
+        migrate::refuse_another(&client, "billing").await,
+    ] {
+        let refused = refused.unwrap_err().to_string();
+        assert!(
+            refused.contains("belongs to shipping") && refused.contains("BILLING_DATABASE_URL"),
+            "{refused}"
+        );
+    }
 }
 
 #[tokio::test]
