@@ -51,12 +51,12 @@ enum Command {
     /// Start everything in one process tree: broker, registry, Postgres and all services
     #[cfg(feature = "embedded")]
     Up(rondo::up::Args),
-    /// Run one service of a deployment, configured by the environment
+    /// Run services of a deployment, configured by the environment
     #[command(after_long_help = ENVIRONMENT)]
     Serve {
-        /// Which one
-        #[arg(value_enum)]
-        service: serve::Service,
+        /// Which: one, or several that share this process and one HTTP port
+        #[arg(value_enum, required = true)]
+        services: Vec<serve::Service>,
     },
     /// Bring a deployment's databases, topics and schemas to what this build needs; safe to repeat
     #[command(after_long_help = ENVIRONMENT)]
@@ -126,7 +126,7 @@ async fn run(Arguments { global, command }: Arguments) -> Result<ExitCode> {
                 .await
                 .map(|()| ExitCode::SUCCESS);
         }
-        Command::Serve { service } => return serve::run(service).await.map(|()| ExitCode::SUCCESS),
+        Command::Serve { services } => return serve::run(&services).await.map(|()| ExitCode::SUCCESS),
         Command::Init { partitions } => return initialise(partitions).await.map(|()| ExitCode::SUCCESS),
         Command::Health { url } => return serve::health(&url).await.map(|()| ExitCode::SUCCESS),
         Command::Orders(command) => orders::run(command, &Target::locate(&global)?).await?,

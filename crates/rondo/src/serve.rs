@@ -1,15 +1,18 @@
-//! `rondo serve`: one service of a deployment, until it is told to stop.
+//! `rondo serve`: services of a deployment in one process, one or several, until they are told to stop.
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::ValueEnum;
+use clap::error::ErrorKind;
 use common::config::{Environment, HttpConfig, database_url};
 use common::http::server;
 use common::telemetry::Level;
 use common::{pg, telemetry};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::system;
+use crate::system::{self, Part};
 
 /// Connections of the registry to its database.
 const REGISTRY_POOL_SIZE: usize = 8;
@@ -29,22 +32,38 @@ pub enum Service {
     Registry,
 }
 
-/// Serves one service as the environment says.
+impl Service {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Orders => "orders",
+            Self::Payments => "payments",
+            Self::Inventory => "inventory",
+            Self::Registry => "registry",
+        }
+    }
+
+    fn port(self) -> u16 {
+        match self {
+            Self::Orders => 8080,
+            Self::Payments => 8082,
+            Self::Inventory => 8083,
+            Self::Registry => 8081,
+        }
+    }
+}
+
+/// Serves `services` as the environment says, on one HTTP port: that of the first. When one of them ends, all do.
 ///
 /// # Errors
-/// It cannot start, or a part of it failed.
-pub async fn run(service: Service) -> Result<()> {
+/// One cannot start, or a part of one failed. Services that do not go together are wrong usage, which ends the process.
+pub async fn run(services: &[Service]) -> Result<()> {
+    let first =
+        check(services).unwrap_or_else(|why| clap::Error::raw(ErrorKind::ArgumentConflict, format!("{why}\n")).exit());
     let environment = Environment::of_process();
-    let (name, port) = match service {
-        Service::Orders => ("orders", 8080),
-        Service::Payments => ("payments", 8082),
-        Service::Inventory => ("inventory", 8083),
-        Service::Registry => ("registry", 8081),
-    };
-    let _telemetry = telemetry::init(name, Level::INFO);
+    let _telemetry = telemetry::init(if services.len() == 1 { first.name() } else { "rondo" }, Level::INFO);
     telemetry::metrics();
     let shutdown = CancellationToken::new();
-    let config = HttpConfig::read(&environment, port)?;
+    let config = HttpConfig::read(&environment, first.port())?;
     let listener = TcpListener::bind(config.address).await.with_context(|| {
         format!(
             "cannot listen on {}; RONDO_HTTP_ADDRESS names another address",
@@ -58,8 +77,8 @@ pub async fn run(service: Service) -> Result<()> {
         stopper.cancel();
     });
     let drain = std::time::Duration::from_secs(DRAIN_SECS);
-    if service == Service::Registry {
-        let url = database_url(&environment, name)?;
+    if first == Service::Registry {
+        let url = database_url(&environment, first.name())?;
         let starting = async {
             crate::init::registry_database(url.expose()).await?;
             anyhow::Ok(pg::connect(url.expose(), REGISTRY_POOL_SIZE).await?)
@@ -70,25 +89,62 @@ pub async fn run(service: Service) -> Result<()> {
         let app = registry::router(pool).merge(server::metrics_route(telemetry::metrics()));
         return Ok(server::serve(listener, app, &config, shutdown, drain).await?);
     }
-    // A stop does not wait for a database or a registry that keeps the start waiting; nothing has been taken on yet.
-    let starting = system::start(name, &environment, &shutdown);
-    let Some(part) = shutdown.run_until_cancelled(starting).await.transpose()? else {
-        return Ok(());
-    };
-    let mut parts = [part];
+    let mut parts = Vec::new();
+    for service in services {
+        // A stop does not wait for a database or a registry that keeps the start waiting; nothing has been taken on yet.
+        let starting = system::start(service.name(), &environment, &shutdown);
+        match shutdown.run_until_cancelled(starting).await {
+            Some(Ok(part)) => parts.push(part),
+            failed_or_stopped => {
+                shutdown.cancel();
+                let ended = all_ended(parts, &shutdown).await;
+                return failed_or_stopped.map_or(ended, |failed| failed.map(drop));
+            }
+        }
+    }
     let app = system::app(&mut parts, &config, &shutdown);
     let serving = tokio::spawn({
         let shutdown = shutdown.clone();
         async move { server::serve(listener, app, &config, shutdown, drain).await }
     });
-    let [part] = parts;
-    let ended = part
-        .ended
-        .await
-        .unwrap_or_else(|panic| Err(anyhow!("{name} panicked: {panic}")));
+    let ended = all_ended(parts, &shutdown).await;
     shutdown.cancel();
     serving.await.context("the HTTP server panicked")??;
     ended
+}
+
+/// The first of `services`, if they can run in one process; else why not.
+fn check(services: &[Service]) -> Result<Service, String> {
+    let [first, others @ ..] = services else {
+        return Err("no service is named".to_owned());
+    };
+    let mut named = services.iter().enumerate();
+    if let Some((_, twice)) = named.find(|(at, service)| services[..*at].contains(service)) {
+        let name = twice.name();
+        return Err(format!("{name} is named twice; a second copy is a process of its own"));
+    }
+    if !others.is_empty() && services.contains(&Service::Registry) {
+        let why = "the others need the registry when they start; it is a process of its own: `rondo serve registry`";
+        return Err(why.to_owned());
+    }
+    Ok(*first)
+}
+
+/// Waits until all have stopped, which the end of the first makes the others do; why, if one was not told to.
+async fn all_ended(parts: Vec<Part>, shutdown: &CancellationToken) -> Result<()> {
+    let mut endings: FuturesUnordered<_> = parts
+        .into_iter()
+        .map(async |part| match part.ended.await {
+            Ok(ended) => ended.with_context(|| format!("{} failed", part.service)),
+            Err(panic) => Err(anyhow!("{} panicked: {panic}", part.service)),
+        })
+        .collect();
+    let mut first = Ok(());
+    while let Some(ended) = endings.next().await {
+        shutdown.cancel();
+        first = first.and(ended);
+    }
+    first
 }
 
 /// Asks a URL whether it is well, for health checks of containers that have no other client.
@@ -107,4 +163,24 @@ pub async fn health(url: &str) -> Result<()> {
         .error_for_status()
         .map(drop)
         .with_context(|| format!("{url} is not well"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_that_do_not_go_together_are_told_apart() {
+        use Service::{Inventory, Orders, Payments, Registry};
+        assert_eq!(check(&[Payments, Orders, Inventory]).unwrap(), Payments);
+        assert_eq!(check(&[Registry]).unwrap(), Registry);
+        for (services, named) in [
+            (vec![], "no service"),
+            (vec![Orders, Payments, Orders], "orders is named twice"),
+            (vec![Orders, Registry], "rondo serve registry"),
+        ] {
+            let refused = check(&services).unwrap_err();
+            assert!(refused.contains(named), "{services:?}: {refused}");
+        }
+    }
 }

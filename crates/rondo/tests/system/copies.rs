@@ -71,7 +71,7 @@ async fn a_copy_that_is_killed_leaves_none_of_its_orders() {
     shop.stock("cup", 1_000).await;
     let mut doomed: Vec<Process> = Vec::new();
     for service in SERVICES {
-        doomed.push(shop.spawn(service).await);
+        doomed.push(shop.spawn(&[service]).await);
         testkit::eventually(&format!("{service} has two members"), PATIENCE, async || {
             shop.number(service, HANDED_OVER).await > 0
         })

@@ -244,7 +244,7 @@ async fn killed_at_any_moment_and_run_again_a_redrive_comes_to_the_same_end() {
     const ORDERS: i64 = 25;
     let mut shop = Shop::prepare(&[("RONDO_PAYMENTS_RETRY_DATA", "never")]).await;
     shop.start(&["orders", "inventory"]).await;
-    let mut payments = shop.spawn("payments").await;
+    let mut payments = shop.spawn(&["payments"]).await;
     shop.stock("cup", 100).await;
     shop.in_payments(REFUSE_CAPTURES).await;
     for _ in 0..ORDERS {
@@ -261,7 +261,7 @@ async fn killed_at_any_moment_and_run_again_a_redrive_comes_to_the_same_end() {
         .await;
         if round == 3 {
             payments.kill().await;
-            payments = shop.spawn("payments").await;
+            payments = shop.spawn(&["payments"]).await;
         }
     }
     assert!(

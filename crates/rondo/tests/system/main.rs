@@ -19,6 +19,7 @@ mod keys;
 mod kills;
 mod late_commit;
 mod offsets;
+mod one_process;
 mod outages;
 mod replay;
 mod replay_versions;

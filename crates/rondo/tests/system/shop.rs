@@ -1,7 +1,7 @@
 //! One installation for one test.
 
 use std::collections::BTreeMap;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use common::codec::RegistrySettings;
@@ -52,7 +52,7 @@ pub(crate) struct Answer {
     pub(crate) stderr: String,
 }
 
-/// One service, running in a process of its own, which dies with this value.
+/// Services that run in a process of their own, which dies with this value.
 pub(crate) struct Process {
     pub(crate) http: String,
     child: Child,
@@ -181,13 +181,14 @@ impl Shop {
         }
     }
 
-    /// Starts `service` in a process of its own, and waits until it is ready.
-    pub(crate) async fn spawn(&self, service: &str) -> Process {
+    /// Starts `services` in a process of their own, and waits until it is ready.
+    pub(crate) async fn spawn(&self, services: &[&str]) -> Process {
         let address = std::net::TcpListener::bind("127.0.0.1:0")
             .and_then(|free| free.local_addr())
             .unwrap();
         let child = self
-            .rondo(&["serve", service])
+            .rondo(&["serve"])
+            .args(services)
             .env("RONDO_HTTP_ADDRESS", address.to_string())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -197,7 +198,7 @@ impl Shop {
             http: format!("http://{address}"),
             child,
         };
-        testkit::eventually(&format!("{service} is ready"), PATIENCE, async || {
+        testkit::eventually(&format!("{services:?} are ready"), PATIENCE, async || {
             let ready = self.client.get(format!("{}/readyz", process.http)).send().await;
             ready.is_ok_and(|answer| answer.status().is_success())
         })
@@ -414,6 +415,15 @@ impl Process {
     /// Ends it as `kill -9` does.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.unwrap();
+    }
+
+    /// Ends it as a supervisor does; how it ended.
+    pub(crate) async fn stop(mut self) -> ExitStatus {
+        // The shell's own `kill` needs no program, and no unsafe code.
+        let script = format!("kill -TERM {}", self.child.id().unwrap());
+        let told = Command::new("/bin/sh").args(["-c", &script]).status().await;
+        assert!(told.unwrap().success());
+        self.child.wait().await.unwrap()
     }
 }
 
