@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::shop::{SERVICES, Shop, order_of};
+use crate::shop::{PATIENCE, SERVICES, Shop, TOKEN, order_of};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_process_serves_all_three_on_one_port_and_stops_in_order() {
@@ -10,7 +10,7 @@ async fn one_process_serves_all_three_on_one_port_and_stops_in_order() {
     let process = shop.spawn(&SERVICES).await;
     let at = |path: &str| format!("{}{path}", process.http);
     let shelf = r#"{"name":"cup","on_hand":3,"unit_price_minor":250}"#;
-    let put = shop.client.put(at("/inventory/cup")).bearer_auth(crate::shop::TOKEN);
+    let put = shop.client.put(at("/inventory/cup")).bearer_auth(TOKEN);
     let put = put.header("content-type", "application/json").body(shelf);
     assert!(put.send().await.unwrap().status().is_success());
 
@@ -42,7 +42,8 @@ async fn one_that_cannot_start_ends_the_process_and_is_named() {
     let another = payments.url().to_owned();
     let mut rondo = shop.rondo(&["serve"]);
     let serve = rondo.args(SERVICES).env("INVENTORY_DATABASE_URL", another);
-    let refused = serve.env("RONDO_HTTP_ADDRESS", "127.0.0.1:0").output().await.unwrap();
+    let refused = serve.env("RONDO_HTTP_ADDRESS", "127.0.0.1:0").output();
+    let refused = tokio::time::timeout(PATIENCE, refused).await.expect("it ends").unwrap();
     let why = String::from_utf8_lossy(&refused.stderr);
     assert_eq!(refused.status.code(), Some(1), "{why}");
     assert!(
