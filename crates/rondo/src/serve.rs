@@ -2,7 +2,6 @@
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::ValueEnum;
-use clap::error::ErrorKind;
 use common::config::{Environment, HttpConfig, database_url};
 use common::http::server;
 use common::telemetry::Level;
@@ -12,6 +11,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::cli::output;
 use crate::system::{self, Part};
 
 /// Connections of the registry to its database.
@@ -57,8 +57,7 @@ impl Service {
 /// # Errors
 /// One cannot start, or a part of one failed. Services that do not go together are wrong usage, which ends the process.
 pub async fn run(services: &[Service]) -> Result<()> {
-    let first =
-        check(services).unwrap_or_else(|why| clap::Error::raw(ErrorKind::ArgumentConflict, format!("{why}\n")).exit());
+    let first = check(services).unwrap_or_else(|why| output::refuse(&why));
     let environment = Environment::of_process();
     let _telemetry = telemetry::init(if services.len() == 1 { first.name() } else { "rondo" }, Level::INFO);
     telemetry::metrics();

@@ -33,6 +33,11 @@ pub fn line(text: impl fmt::Display) {
     }
 }
 
+/// Ends the process as a wrong argument does, with exit status 2.
+pub fn refuse(why: &str) -> ! {
+    clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, format!("{why}\n")).exit()
+}
+
 /// Prints `value` as JSON.
 pub fn json(value: &impl Serialize) {
     line(serde_json::to_string_pretty(value).expect("what verbs print has no maps with odd keys"));

@@ -40,10 +40,10 @@ pub struct Args {
 /// Lets go, or shows what that would be.
 pub(super) async fn run(target: &Target, kind: Kind, args: Args) -> Result<Verdict> {
     if !args.all && args.selection.is_everything() {
-        selection::refuse("which dead letters? Give ids such as orders/12, a filter, or --all");
+        output::refuse("which dead letters? Give ids such as orders/12, a filter, or --all");
     }
     let Some(operator) = work::operator(args.operator.as_deref()) else {
-        selection::refuse("who decides? Give --operator NAME, or set RONDO_OPERATOR");
+        output::refuse("who decides? Give --operator NAME, or set RONDO_OPERATOR");
     };
     let (mut found, mut left, mut going, mut services) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (service, filter) in args.selection.filters(!args.selection.names_each()) {

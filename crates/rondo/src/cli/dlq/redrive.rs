@@ -76,7 +76,7 @@ struct Going {
 /// Redrives, or shows what that would be.
 pub(super) async fn run(target: &Target, args: Args) -> Result<Verdict> {
     if !args.all && args.chosen.selection.is_everything() {
-        selection::refuse("which dead letters? Give ids such as orders/12, a filter, or --all");
+        output::refuse("which dead letters? Give ids such as orders/12, a filter, or --all");
     }
     let transform = Transform::read(args.transform.as_deref(), args.schema, args.writer_schema)?;
     let operator = work::operator(args.operator.as_deref()).unwrap_or_else(|| "unnamed".to_owned());

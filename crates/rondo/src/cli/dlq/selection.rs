@@ -2,7 +2,6 @@
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use clap::error::ErrorKind;
 use common::parking::{self, DeadLetter, Filter};
 use contracts::service::{SERVICES, Service};
 use deadpool_postgres::Client;
@@ -114,11 +113,6 @@ impl Selection {
 /// A filter as a campaign remembers it.
 pub(super) fn as_json(filter: &Filter) -> Value {
     serde_json::to_value(filter).unwrap_or_else(|_| json!({}))
-}
-
-/// Ends with the usage of the verb, as a wrong argument does.
-pub(super) fn refuse(why: &str) -> ! {
-    clap::Error::raw(ErrorKind::MissingRequiredArgument, format!("{why}\n")).exit()
 }
 
 /// Calls `each` with every chosen dead letter, newest first, up to `limit` of them. Memory holds a page.

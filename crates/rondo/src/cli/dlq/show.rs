@@ -47,7 +47,7 @@ struct Shown {
 /// Shows what was chosen.
 pub(super) async fn run(target: &Target, args: &Args) -> Result<Verdict> {
     if args.chosen.selection.is_everything() {
-        selection::refuse("show needs an id such as orders/12, or a filter; `rondo dlq list` lists the ids");
+        output::refuse("show needs an id such as orders/12, or a filter; `rondo dlq list` lists the ids");
     }
     let codec = target.codec()?;
     let mut shown = Vec::new();
